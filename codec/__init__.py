@@ -1,0 +1,1 @@
+"""Frames to bitstream and back: models, quantization, entropy coding, container, colour, metrics. No Ray, no MLflow."""

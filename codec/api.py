@@ -1,0 +1,210 @@
+"""The face that every codec has: training forward, encoding to a .brl stream, decoding from it, loading, saving.
+
+A codec is one folder below `codec/` and one line in `CODECS`. Nothing outside its folder knows how it works.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import importlib
+import json
+import os
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, BinaryIO, ClassVar
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from codec.errors import BitreelError, UsageError
+from codec.frames import Frame, VideoFormat
+
+WEIGHTS_FILE = "model.safetensors"
+CONFIG_FILE = "config.json"
+QP_COUNT = 64  # QP 0 is the worst quality and the fewest bits, 63 the best
+
+# Codec family -> "module:class". A further codec adds its folder and one line here.
+CODECS: dict[str, str] = {
+    "innvc": "codec.innvc.model:InnVC",
+}
+
+
+@dataclass(frozen=True)
+class TrainingConditions:
+    """What a recipe's phase decides about one forward pass.
+
+    mask_fraction: share of latent channels kept alive at QP 0 (1.0 = all alive); rises to 1 with QP.
+    field_dropout: chance per sample that the conditioning field is switched off, so that the codec works without it.
+    """
+
+    mask_fraction: float = 1.0
+    field_dropout: float = 0.0
+
+
+@dataclass
+class TrainingOutput:
+    """What `Codec.forward` gives to the objective. B samples, T frames.
+
+    bits: (B, T) estimated bits of each frame (motion included), differentiable.
+    field_bits: (B,) estimated bits of the conditioning field or other per-segment side information.
+    sse: (B, T) squared error in 8-bit units, planes weighted so that sse / (H·W) is the MSE behind PSNR-YUV 6:1:1.
+    luma, chroma: reconstruction, (B, T, 1, H, W) and (B, T, 2, H/2, W/2), float, 0..255, detached.
+    """
+
+    bits: Tensor
+    field_bits: Tensor
+    sse: Tensor
+    luma: Tensor
+    chroma: Tensor
+
+
+@dataclass(frozen=True)
+class EncodeOptions:
+    """How to encode. qp 0..63; intra_period -1 means one intra frame; `field` False leaves the field out."""
+
+    qp: int
+    intra_period: int = -1
+    field: bool = True
+
+
+@dataclass(frozen=True)
+class FrameReport:
+    """One coded frame: its place, type ("I" or "P"), QP, bytes in the file (packet header included), payload bytes,
+    and the bits that the model's own ideal distributions estimate for that payload."""
+
+    index: int
+    frame_type: str
+    qp: int
+    bytes: int
+    payload_bytes: int
+    estimated_bits: float
+
+
+@dataclass
+class StreamReport:
+    """A finished stream: total bytes of the file, its header and field share, and its frames."""
+
+    bytes: int = 0
+    header_bytes: int = 0
+    field_bytes: int = 0
+    frames: list[FrameReport] = field(default_factory=list)
+
+
+class Codec(nn.Module, ABC):
+    """A neural video codec. Subclasses set `family` and take their config dataclass as the only argument."""
+
+    family: ClassVar[str]
+    config_class: ClassVar[type]
+
+    def __init__(self, config: Any) -> None:
+        super().__init__()
+        self.config = config
+        self.display_name: str = self.family
+
+    @abstractmethod
+    def forward(self, luma: Tensor, chroma: Tensor, qp: Tensor, conditions: TrainingConditions) -> TrainingOutput:
+        """Code a batch of clips as training sees it.
+
+        luma: (B, T, 1, H, W) uint8; chroma: (B, T, 2, H/2, W/2) uint8; H and W multiples of 16.
+        qp: (B,) int64 in 0..63. Frame 0 of each clip is intra, the rest inter.
+        """
+
+    @abstractmethod
+    def encode(
+        self,
+        frames: Iterable[Frame],
+        fmt: VideoFormat,
+        sink: BinaryIO,
+        options: EncodeOptions,
+        on_frame: Callable[[FrameReport, Frame], None] | None = None,
+    ) -> StreamReport:
+        """Write a .brl stream to `sink`. `on_frame` gets each frame's report and its reconstruction.
+
+        Raises UsageError on an empty video or a QP out of range.
+        """
+
+    @abstractmethod
+    def decode(self, source: BinaryIO) -> Iterator[Frame]:
+        """Frames of a .brl stream, in order. Raises StreamError where it is damaged or of another model."""
+
+    @abstractmethod
+    def complexity(self) -> dict[str, float]:
+        """`parameters` (all), `decoder_kmac_per_pixel_intra` and `..._inter` (multiply-accumulates per luma pixel)."""
+
+    def model_hash(self) -> bytes:
+        """SHA-256 (32 bytes) over family, config and every weight: equal hashes decode each other's streams."""
+        digest = hashlib.sha256(self.family.encode())
+        digest.update(json.dumps(dataclasses.asdict(self.config), sort_keys=True).encode())
+        for key, tensor in sorted(self.state_dict().items()):
+            digest.update(key.encode())
+            digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
+        return digest.digest()
+
+
+def create_codec(family: str, config: dict[str, Any]) -> Codec:
+    """A codec with fresh weights. Raises UsageError for an unknown family or config field."""
+    if family not in CODECS:
+        raise UsageError(f"unknown codec '{family}'; known: {', '.join(sorted(CODECS))}")
+    module, _, name = CODECS[family].partition(":")
+    cls: type[Codec] = getattr(importlib.import_module(module), name)
+    known = {f.name for f in dataclasses.fields(cls.config_class)}
+    unknown = sorted(set(config) - known)
+    if unknown:
+        raise UsageError(f"codec '{family}' has no setting {', '.join(unknown)}; known: {', '.join(sorted(known))}")
+    return cls(cls.config_class(**config))
+
+
+def save_codec(codec: Codec, folder: Path) -> None:
+    """Write weights (safetensors) and config (JSON) into `folder`, each by rename."""
+    folder.mkdir(parents=True, exist_ok=True)
+    weights = {k: v.detach().cpu().contiguous() for k, v in codec.state_dict().items()}
+    temporary = folder / (WEIGHTS_FILE + ".part")
+    save_file(weights, str(temporary))
+    _commit(temporary, folder / WEIGHTS_FILE)
+    meta = {
+        "format": 1,
+        "family": codec.family,
+        "name": codec.display_name,
+        "config": dataclasses.asdict(codec.config),
+        "model_hash": codec.model_hash().hex(),
+    }
+    temporary = folder / (CONFIG_FILE + ".part")
+    temporary.write_text(json.dumps(meta, indent=2) + "\n")
+    _commit(temporary, folder / CONFIG_FILE)
+
+
+def load_codec(ref: str | Path, device: str = "cpu") -> Codec:
+    """Load a codec from a checkpoint folder.
+
+    Raises UsageError where the folder or its files are missing, BitreelError where the weights are damaged or
+    are not the ones the config names.
+    """
+    folder = Path(ref)
+    config_path, weights_path = folder / CONFIG_FILE, folder / WEIGHTS_FILE
+    if not config_path.is_file() or not weights_path.is_file():
+        raise UsageError(f"no model at '{ref}': a checkpoint folder holds {CONFIG_FILE} and {WEIGHTS_FILE}")
+    try:
+        meta = json.loads(config_path.read_text())
+        codec = create_codec(meta["family"], meta["config"])
+        codec.load_state_dict(load_file(str(weights_path)))
+    except (ValueError, KeyError, SafetensorError, RuntimeError) as error:
+        raise BitreelError(f"model at '{ref}' can't be loaded: {str(error).splitlines()[0]}") from error
+    if codec.model_hash().hex() != meta.get("model_hash"):
+        raise BitreelError(f"model at '{ref}': weights do not match the hash in {CONFIG_FILE}; copy both files anew")
+    codec.display_name = meta.get("name", codec.family)
+    codec.eval()
+    try:
+        return codec.to(torch.device(device))
+    except (RuntimeError, AssertionError) as error:
+        raise UsageError(f"device '{device}' is not usable here: {str(error).splitlines()[0]}") from error
+
+
+def _commit(temporary: Path, final: Path) -> None:
+    with temporary.open("rb") as handle:
+        os.fsync(handle.fileno())
+    temporary.replace(final)

@@ -1,0 +1,30 @@
+"""InnVC's settings, saved beside its weights."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass
+class InnVCConfig:
+    """Sizes of the networks and of the field.
+
+    The defaults are the small model: about a tenth of the 60 kMAC per pixel that a small decoder may spend.
+    """
+
+    # Channels of the prior network's state, at 1/8 resolution.
+    width: int = 96
+    # Residual blocks before the first group of coefficients, and after each group.
+    trunk_blocks: int = 2
+    group_blocks: int = 1
+    # Channels of the conditioning field's fine (1/16) and coarse (1/32) grids, and of what its decoder makes of them.
+    fine_channels: int = 4
+    coarse_channels: int = 4
+    field_features: int = 16
+    # Frames that share one field, and frames that share one time slice of its coarse grid.
+    segment_frames: int = 16
+    slice_frames: int = 8
+    # Share of live latent channels at QP 0 when coding; the training schedule ends there. 1.0 keeps all alive.
+    live_fraction: float = 0.5
+    # Rounding offset of the quantizer: floor(|r| + this). Less than a half is a dead zone.
+    rounding: float = 0.3

@@ -1,0 +1,190 @@
+"""One frame between planes and symbols, in exact whole-number arithmetic. Encoder and decoder run this same code."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from codec.arithmetic import ONE, FixedArithmetic
+from codec.distributions import SCALE_COUNT
+from codec.entropy_coding import SymbolDecoder, SymbolEncoder
+from codec.innvc.context import (
+    dc_slopes,
+    log_magnitude_fixed,
+    log_steps_fixed,
+    signed_steps_fixed,
+    to_order,
+)
+from codec.innvc.layout import GROUP_SIZES, GROUP_STARTS, dc_pyramid, live_channels
+from codec.innvc.prior import PriorNetwork, fixed_scale_index
+from codec.innvc.quantization import LOSSLESS_QP, quantize_whole, rounding_of, whole_step
+
+_LARGEST_COEFFICIENT = 1 << 20  # keeps 32-bit lifting from overflowing, whatever a stream claims
+_CHANNELS = sum(GROUP_SIZES)
+
+
+class SymbolSource(Protocol):
+    """Codes or decodes one batch of residuals: gives the symbols, int32 of the shape of `index`."""
+
+    def exchange(self, index: Tensor, mean: Tensor, positions: Channels) -> Tensor: ...
+
+
+@dataclass(frozen=True)
+class Channels:
+    """Which part of the coefficients is meant: channels start..stop in order, at flat block positions (or all)."""
+
+    start: int
+    stop: int
+    flat: Tensor | None = None
+
+
+class Encoding:
+    """Quantizes target coefficients and puts the symbols into a packet."""
+
+    def __init__(self, coder: SymbolEncoder, target: Tensor, step: int, rounding: float) -> None:
+        self.coder, self.target, self.step, self.rounding = coder, target, step, rounding
+
+    def exchange(self, index: Tensor, mean: Tensor, positions: Channels) -> Tensor:
+        wanted = self.target[positions.start : positions.stop]
+        if positions.flat is not None:
+            wanted = wanted.flatten(1)[:, positions.flat]
+        symbols = quantize_whole(wanted - mean, self.step, self.rounding)
+        symbols = torch.where(index > 0, symbols, 0)
+        self.coder.encode(_flat(symbols), _flat(index), self.rounding)
+        return symbols
+
+
+class Decoding:
+    """Takes the symbols from a packet."""
+
+    def __init__(self, coder: SymbolDecoder, rounding: float) -> None:
+        self.coder, self.rounding = coder, rounding
+
+    def exchange(self, index: Tensor, mean: Tensor, positions: Channels) -> Tensor:
+        symbols = self.coder.decode(_flat(index), self.rounding)
+        return torch.from_numpy(symbols).to(index.device).reshape(index.shape)
+
+
+def _flat(values: Tensor) -> NDArray[np.generic]:
+    array: NDArray[np.generic] = values.reshape(-1).cpu().numpy()
+    return array
+
+
+@dataclass(frozen=True)
+class FrameContext:
+    """What both sides know before the first symbol of a frame.
+
+    kind: 0 intra, 1 inter after intra, 2 inter after inter. predicted: (96, h, w) int32 transform of the predicted
+    frame in order of importance (zeros for intra). previous: (96, h, w) int32 symbols of the frame before (zeros
+    where kind < 2). vectors: (2, h, w) int64. field: (1, F, h, w) features in fixed point.
+    """
+
+    kind: int
+    qp: int
+    predicted: Tensor
+    previous: Tensor
+    vectors: Tensor
+    field: Tensor
+
+
+@dataclass(frozen=True)
+class FrameSymbols:
+    """coefficients and symbols, (96, h, w) int32, in order of importance."""
+
+    coefficients: Tensor
+    symbols: Tensor
+
+
+def code_coefficients(
+    prior: PriorNetwork,
+    arithmetic: FixedArithmetic,
+    context: FrameContext,
+    source: SymbolSource,
+    live_fraction: float,
+) -> FrameSymbols:
+    """Run through the groups: scale indices and means from the prior, symbols from or to the packet."""
+    step, _ = whole_step(context.qp)
+    device = context.predicted.device
+    _, h, w = context.predicted.shape
+    kind, qp = torch.tensor([context.kind], device=device), torch.tensor([context.qp], device=device)
+    inputs = torch.cat(
+        [
+            log_magnitude_fixed(context.previous)[None],
+            log_steps_fixed(context.predicted, step)[None],
+            log_magnitude_fixed(context.vectors)[None],
+            context.field,
+        ],
+        dim=1,
+    )
+    state = prior.begin(inputs, kind, qp, arithmetic)
+    lossless = context.qp == LOSSLESS_QP
+    lowest = 1 if lossless else 0
+    live = _CHANNELS if lossless else live_channels(live_fraction, context.qp)
+    coefficients = torch.zeros(_CHANNELS, h, w, dtype=torch.int32, device=device)
+    symbols = torch.zeros_like(coefficients)
+    slopes = torch.zeros(0)
+    for group, (size, start) in enumerate(zip(GROUP_SIZES, GROUP_STARTS, strict=True)):
+        if group == 0 and context.kind == 0:
+            _code_pyramid(prior, arithmetic, state, qp, source, coefficients, symbols, lowest, step)
+        else:
+            signed = [signed_steps_fixed(context.predicted[start : start + size], step)[None]]
+            if group:
+                signed += [signed_steps_fixed(coefficients[:start], step)[None], slopes]
+            mean = prior.mean(state, group, torch.cat(signed, dim=1), arithmetic)[0]
+            whole_mean = torch.div(mean.long() * step + ONE // 2, ONE, rounding_mode="floor").int()
+            base = prior.group_base(group, kind, qp, arithmetic)
+            index = fixed_scale_index(prior.scale_index(state, group, base, arithmetic)[0], lowest, SCALE_COUNT - 1)
+            index[max(live - start, 0) :] = 0
+            found = source.exchange(index, whole_mean, Channels(start, start + size))
+            symbols[start : start + size] = found
+            coefficients[start : start + size] = _clamp(whole_mean + found * step)
+        if group + 1 < len(GROUP_SIZES):
+            here = coefficients[start : start + size]
+            if group == 0:
+                slopes = signed_steps_fixed(dc_slopes(here[None]), step)
+            seen = log_magnitude_fixed(symbols[start : start + size])[None]
+            values = signed_steps_fixed(symbols[start : start + size], 1)[None]
+            state = prior.advance(state, group, seen, values, arithmetic)
+    return FrameSymbols(coefficients, symbols)
+
+
+def _code_pyramid(
+    prior: PriorNetwork,
+    arithmetic: FixedArithmetic,
+    state: Tensor,
+    qp: Tensor,
+    source: SymbolSource,
+    coefficients: Tensor,
+    symbols: Tensor,
+    lowest: int,
+    step: int,
+) -> None:
+    """Intra DC values, lattice by lattice; each is predicted from its known neighbours. Fills the first channels."""
+    size = GROUP_SIZES[0]
+    _, h, w = coefficients.shape
+    base = prior.pyramid_scale(qp, arithmetic)[0]  # (levels, 3)
+    raw = prior.scale_index(state, 0, torch.zeros_like(base[:1, :, None, None]), arithmetic)[0].flatten(1)
+    known = torch.zeros(size, h * w, dtype=torch.int64, device=coefficients.device)
+    found = torch.zeros(size, h * w, dtype=torch.int32, device=coefficients.device)
+    for part in dc_pyramid(h, w, coefficients.device):
+        mean = part.predict(known).int()
+        index = fixed_scale_index(raw[:, part.positions] + base[part.level][:, None], lowest, SCALE_COUNT - 1)
+        here = source.exchange(index, mean, Channels(0, size, part.positions))
+        found[:, part.positions] = here
+        known[:, part.positions] = _clamp(mean + here * step).long()
+    symbols[:size] = found.reshape(size, h, w)
+    coefficients[:size] = known.reshape(size, h, w).int()
+
+
+def _clamp(coefficients: Tensor) -> Tensor:
+    return coefficients.clamp(-_LARGEST_COEFFICIENT, _LARGEST_COEFFICIENT)
+
+
+__all__ = [
+    "Decoding", "Encoding", "FrameContext", "FrameSymbols", "code_coefficients", "rounding_of", "to_order", "whole_step",
+]

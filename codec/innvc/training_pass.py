@@ -1,0 +1,214 @@
+"""One differentiable pass over a batch of clips: the codec's loop in floats, quantizer and groups as when coding.
+
+Gradients: the rate sees symbols through a straight-through estimate; the distortion sees the true derivative with the
+symbols held fixed, so a mean learns from exactly those coefficients that quantize to zero. Frames are detached from
+each other.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from codec.api import TrainingConditions, TrainingOutput
+from codec.arithmetic import FloatArithmetic
+from codec.distributions import LOG2_STEP, SCALE_COUNT, SMALLEST_SCALE
+from codec.innvc.context import (
+    dc_slopes,
+    from_order,
+    log_magnitude_float,
+    signed_steps_float,
+    to_order,
+)
+from codec.innvc.field import LARGEST_VALUE, Field
+from codec.innvc.layout import GROUP_SIZES, GROUP_STARTS, ORDER, dc_pyramid, live_channels
+from codec.innvc.quantization import LOSSLESS_QP, quantize_float, step_size
+from codec.lifting import float_inverse, float_transform
+from codec.motion_coding import estimate_motion_bits
+from codec.motion_compensation import compensate
+from codec.motion_search import SearchSettings, search_motion
+
+if TYPE_CHECKING:
+    from codec.innvc.model import InnVC
+
+VECTOR_WEIGHT = 0.3  # SAD a vector bit is worth, in quantization steps
+SEARCH = SearchSettings(reach=16, neighbours=1)  # crops are small, and training searches each one anew
+_CHANNELS = sum(GROUP_SIZES)
+# Squared error weights behind PSNR-YUV 6:1:1 a luma pixel: 6/8 of luma, 1/8 of each chroma plane of a quarter's size.
+_SSE_WEIGHT = [0.75 if c < 64 else 0.5 for c in ORDER]
+
+
+def laplace_bits(symbols: Tensor, index: Tensor, rounding: Tensor) -> Tensor:
+    """Bits of symbols under a Laplace of real-valued scale index; the quantizer's rounding offset is broadcast.
+
+    Tails are written in the log domain: differences of exponentials would give NaN gradients.
+    """
+    clamped = index + (index.clamp(0, SCALE_COUNT - 1) - index).detach()  # the gradient passes the clamp
+    scale = SMALLEST_SCALE * torch.exp2(LOG2_STEP * clamped)
+    zero = -torch.log2(-torch.expm1(-(1 - rounding) / scale))
+    inside = -torch.log2(-torch.expm1(-1 / scale))
+    other = 1 + (symbols.abs() - rounding) / (scale * math.log(2)) + inside
+    return torch.where(symbols.detach().abs() < 0.5, zero, other)
+
+
+def training_pass(
+    codec: InnVC, luma: Tensor, chroma: Tensor, qp: Tensor, conditions: TrainingConditions
+) -> TrainingOutput:
+    """See `Codec.forward`."""
+    batch, frames, _, height, width = luma.shape
+    luma_f, chroma_f = luma[:, :, 0].float(), chroma.float()
+    step = step_size(qp).view(batch, 1, 1, 1)
+    field, field_bits = _propose_field(codec, luma_f, chroma_f, qp, step, conditions.field_dropout)
+    coder = _FramePass(codec, qp, step, conditions.mask_fraction)
+    reference: tuple[Tensor, Tensor] | None = None
+    symbols = vectors = None
+    outputs = []
+    for t in range(frames):
+        y, uv = luma_f[:, t], chroma_f[:, t]
+        motion_bits = torch.zeros(batch, device=luma.device)
+        if reference is None:
+            predicted = torch.full_like(y, 128.0), torch.full_like(uv, 128.0)
+            vectors = torch.zeros(batch, 2, height // 8, width // 8, dtype=torch.int64, device=y.device)
+        else:
+            with torch.no_grad():
+                weight = VECTOR_WEIGHT * step.flatten()
+                motion = search_motion(y, reference[0], weight, SEARCH, vectors if t > 1 else None)
+                vectors = motion.vectors
+                predicted = compensate(*reference, vectors)
+                motion_bits = estimate_motion_bits(motion).to(luma.device)
+        assert vectors is not None
+        features = codec.field_decoder(field, t % codec.config.segment_frames, height // 8, width // 8, coder.floats)
+        bits, sse, symbols, residual = coder.run(min(t, 2), (y, uv), predicted, symbols, vectors, features)
+        with torch.no_grad():
+            planes = float_inverse(from_order(residual) * step)
+            reference = tuple(  # type: ignore[assignment]
+                torch.round(p + r).clamp(0, 255) for p, r in zip(predicted, planes, strict=True)
+            )
+        assert reference is not None
+        outputs.append((bits + motion_bits, sse, reference[0][:, None], reference[1]))
+    return TrainingOutput(
+        bits=torch.stack([o[0] for o in outputs], dim=1),
+        field_bits=field_bits,
+        sse=torch.stack([o[1] for o in outputs], dim=1),
+        luma=torch.stack([o[2] for o in outputs], dim=1),
+        chroma=torch.stack([o[3] for o in outputs], dim=1),
+    )
+
+
+class _FramePass:
+    """The float twin of `frame_coding.code_coefficients`, for a batch."""
+
+    def __init__(self, codec: InnVC, qp: Tensor, step: Tensor, mask_fraction: float) -> None:
+        self.prior, self.qp, self.step = codec.prior, qp, step
+        self.floats = FloatArithmetic()
+        rounding = torch.where(qp == LOSSLESS_QP, 0.5, codec.config.rounding)
+        self.rounding = rounding.view(-1, 1, 1, 1)
+        live = torch.tensor([live_channels(mask_fraction, int(q)) for q in qp], device=qp.device)
+        self.alive = (torch.arange(_CHANNELS, device=qp.device) < live[:, None]).float()[:, :, None, None]
+        self.weight = torch.tensor(_SSE_WEIGHT, device=qp.device).view(1, -1, 1, 1)
+
+    def run(
+        self,
+        kind: int,
+        planes: tuple[Tensor, Tensor],
+        predicted: tuple[Tensor, Tensor],
+        previous: Tensor | None,
+        vectors: Tensor,
+        features: Tensor,
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """One frame → bits (B,), weighted squared error (B,), symbols and residual in steps (B, 96, h, w)."""
+        floats, prior = self.floats, self.prior
+        target = to_order(float_transform(planes[0] - predicted[0], planes[1] - predicted[1])) / self.step
+        guess = to_order(float_transform(predicted[0] - 128, predicted[1] - 128)) / self.step
+        before = previous if kind == 2 and previous is not None else torch.zeros_like(target)
+        inputs = [log_magnitude_float(before), log_magnitude_float(guess), log_magnitude_float(vectors), features]
+        kinds = torch.full_like(self.qp, kind)
+        state = prior.begin(torch.cat(inputs, dim=1), kinds, self.qp, floats)
+        bits: list[Tensor] = []
+        symbols: list[Tensor] = []
+        coefficients: list[Tensor] = []
+        slopes = torch.zeros(0)
+        for group, (size, start) in enumerate(zip(GROUP_SIZES, GROUP_STARTS, strict=True)):
+            wanted = target[:, start : start + size]
+            if group == 0 and kind == 0:
+                cost, found, value = self._pyramid(state, wanted)
+            else:
+                signed = [signed_steps_float(guess[:, start : start + size])]
+                if group:
+                    signed += [signed_steps_float(torch.cat(coefficients, dim=1)), slopes]
+                mean = prior.mean(state, group, torch.cat(signed, dim=1), floats)
+                base = prior.group_base(group, kinds, self.qp, floats)
+                index = prior.scale_index(state, group, base, floats)
+                alive = self.alive[:, start : start + size]
+                residual = wanted - mean
+                found = quantize_float(residual, self.rounding) * alive
+                through = residual + (found - residual).detach()
+                cost = (laplace_bits(through, index, self.rounding) * alive).sum((1, 2, 3))
+                value = mean + found
+            bits.append(cost)
+            symbols.append(found)
+            coefficients.append(value)
+            if group + 1 < len(GROUP_SIZES):
+                if group == 0:
+                    slopes = signed_steps_float(dc_slopes(value.detach()))
+                state = prior.advance(state, group, log_magnitude_float(found), signed_steps_float(found), floats)
+        decoded = torch.cat(coefficients, dim=1)
+        error = ((target - decoded) * self.step).square() * self.weight
+        sse = error.sum((1, 2, 3))
+        return torch.stack(bits).sum(0), sse, torch.cat(symbols, dim=1), decoded.detach()
+
+    def _pyramid(self, state: Tensor, wanted: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        batch, size, h, w = wanted.shape
+        base = self.prior.pyramid_scale(self.qp, self.floats)
+        raw = self.prior.scale_index(state, 0, torch.zeros_like(base[:, 0, :, None, None]), self.floats).flatten(2)
+        flat, rounding = wanted.flatten(2), self.rounding[:, :, :, 0]
+        known, found = torch.zeros_like(flat), torch.zeros_like(flat)
+        bits = torch.zeros(batch, device=wanted.device)
+        for part in dc_pyramid(h, w, wanted.device):
+            mean = part.predict_float(known)
+            residual = flat[:, :, part.positions] - mean
+            symbols = quantize_float(residual, rounding)
+            index = raw[:, :, part.positions] + base[:, part.level, :, None]
+            bits = bits + laplace_bits(symbols, index, rounding).sum((1, 2))
+            found[:, :, part.positions] = symbols
+            known[:, :, part.positions] = mean + symbols
+        return bits, found.reshape(wanted.shape), known.reshape(wanted.shape)
+
+
+def field_inputs(luma: Tensor, chroma: Tensor, step: Tensor, intra: bool) -> tuple[Tensor, Tensor]:
+    """What the field's encoder looks at: (texture, change) of a segment's original frames.
+
+    luma: (B, T, H, W), chroma: (B, T, 2, H/2, W/2) float; step: (B, 1, 1, 1).
+    """
+    batch, frames = luma.shape[:2]
+    first = to_order(float_transform(luma[:, 0] - 128, chroma[:, 0] - 128)) / step
+    texture = log_magnitude_float(first) if intra else torch.zeros_like(first)
+    if frames == 1:
+        return texture, texture.new_zeros(batch, 0, *texture.shape[1:])
+    moves = (luma[:, 1:] - luma[:, :-1]).flatten(0, 1), (chroma[:, 1:] - chroma[:, :-1]).flatten(0, 1)
+    change = to_order(float_transform(*moves)).unflatten(0, (batch, frames - 1)) / step[:, None]
+    return texture, log_magnitude_float(change)
+
+
+def _propose_field(
+    codec: InnVC, luma: Tensor, chroma: Tensor, qp: Tensor, step: Tensor, dropout: float
+) -> tuple[Field, Tensor]:
+    """The field that is sent, with its bits (B,); dropped samples get an empty one for nothing."""
+    segment = codec.config.segment_frames
+    texture, change = field_inputs(luma[:, :segment], chroma[:, :segment], step, intra=True)
+    proposed = codec.field_encoder(texture, change, qp)
+    kept = (torch.rand(len(qp), device=qp.device) >= dropout).float()
+    floats = FloatArithmetic()
+    fine_index = codec.field_decoder.fine_scale(qp, floats)[:, :, None, None]
+    coarse_index = codec.field_decoder.coarse_scale(qp, floats)[:, None, :, None, None]
+    grids, bits = [], torch.zeros(len(qp), device=qp.device)
+    half = torch.tensor(0.5, device=qp.device)
+    for grid, index in ((proposed.fine, fine_index), (proposed.coarse, coarse_index)):
+        limited = grid.clamp(-LARGEST_VALUE, LARGEST_VALUE)
+        whole = limited + (torch.round(limited) - limited).detach()
+        bits = bits + laplace_bits(whole, index, half).flatten(1).sum(1)
+        grids.append(whole * kept.view(-1, *[1] * (whole.dim() - 1)))
+    return Field(grids[0], grids[1]), bits * kept

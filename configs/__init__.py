@@ -1,0 +1,1 @@
+"""Named recipes and gates, one file each."""

@@ -1,0 +1,1 @@
+"""One module a command; `infra.cli` puts them together."""

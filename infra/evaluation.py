@@ -1,0 +1,274 @@
+"""Evaluating a model: real files, decoded elsewhere, beside anchors encoded in the same run; all of it as Ray tasks.
+
+Paths are handed to the tasks, so on a cluster the model, the videos, the cache and `out` must lie on storage that all
+nodes see under the same path.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from codec.api import QP_COUNT, load_codec
+from codec.errors import BitreelError, UsageError
+from infra.anchors import FIRST_QPS, anchor_point, check_anchors, next_qps
+from infra.bdrate import MIN_POINTS, PSNR_RANGES
+from infra.evaluation_results import Evaluation, Point, SequenceResult
+from infra.evaluation_scores import bd_table, scores_of
+from infra.evaluation_source import EvaluationSource, prepare_source
+from infra.evaluation_streams import StreamSet, measure_stream_set
+from infra.pictures import write_picture
+
+DEFAULT_QPS = (0, 9, 18, 27, 36, 45, 54, 63)
+DEFAULT_ANCHORS = ("x265-ldp-psnr", "x265-ldp")
+DEFAULT_CACHE = Path("runs") / "cache"
+MAX_ANCHOR_POINTS = 10
+_THREADS_PER_TASK = 1
+
+Progress = Callable[[int, int, str], None]
+
+
+def evaluate_model(
+    model: Path,
+    videos: Sequence[Path],
+    *,
+    qps: Sequence[int] = DEFAULT_QPS,
+    anchors: Sequence[str] = DEFAULT_ANCHORS,
+    frames: int = 96,
+    intra_period: int = -1,
+    out: Path,
+    field: bool = True,
+    max_pixels: int | None = None,
+    address: str | None = None,
+    cache: Path = DEFAULT_CACHE,
+    on_progress: Progress | None = None,
+) -> Evaluation:
+    """Measure the checkpoint in folder `model` on `videos` at every QP, beside x265; results go to folder `out`.
+
+    frames: at most this many from each video's start. max_pixels: larger videos are area-averaged by a whole factor
+    first, which the results state. address: a Ray cluster; without it Ray runs here. cache: frames and anchors kept
+    between runs. on_progress gets (files done, files in all, what was done last).
+
+    Raises UsageError for wrong settings, VideoError for a video that can't be read, BitreelError where any point
+    fails: there are no results with gaps. Run again with the same `out`, finished stream sets are found again.
+    """
+    qps = tuple(sorted(set(qps)))
+    _check(videos, qps, frames, intra_period)
+    check_anchors(list(anchors))
+    codec = load_codec(model)
+    model_hash = codec.model_hash().hex()
+    description = {
+        "name": codec.display_name, "family": codec.family, "hash": model_hash, "path": str(model),
+        "complexity": codec.complexity(),
+    }  # fmt: skip
+    cache, out = cache.absolute(), out.absolute()
+    out.mkdir(parents=True, exist_ok=True)
+    report = on_progress or (lambda done, total, what: None)
+    with ray_running(address) as ray:
+        sources = _sources(ray, videos, cache / "sources", frames, max_pixels, report)
+        work = _Work(ray, sources, out, cache / "anchors", intra_period, report)
+        for source in sources:
+            job = StreamSet(
+                str(model.absolute()), model_hash, source, qps, intra_period, field, _picture_frame(source),
+                _THREADS_PER_TASK,
+            )  # fmt: skip
+            work.code(job)
+        for anchor in anchors:
+            work.encode_anchor(anchor, list(FIRST_QPS))
+        work.finish()
+    sequences = [_sequence(work, source, list(anchors), out) for source in sources]
+    table = bd_table(sequences)
+    settings = {
+        "qps": list(qps), "anchors": list(anchors), "frames": frames, "intra_period": intra_period, "field": field,
+        "max_pixels": max_pixels, "notes": _notes(sequences, frames),
+    }  # fmt: skip
+    evaluation = Evaluation(description, settings, sequences, table, scores_of(sequences, table), out)
+    evaluation.save()
+    return evaluation
+
+
+@contextmanager
+def ray_running(address: str | None) -> Iterator[Any]:
+    """Ray, started here where nobody did before (and then stopped again). Raises BitreelError where it can't be."""
+    import ray
+
+    if ray.is_initialized():
+        yield ray
+        return
+    try:
+        ray.init(address=address, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
+    except (ConnectionError, RuntimeError, ValueError) as error:
+        where = f"cluster '{address}' can't be reached" if address else "can't be started here"
+        raise BitreelError(f"Ray {where}: {str(error).splitlines()[0]}") from error
+    try:
+        yield ray
+    finally:
+        ray.shutdown()
+
+
+class _Work:
+    """Everything that is under way: one task a stream set, one task an anchor's file."""
+
+    def __init__(
+        self, ray: Any, sources: list[EvaluationSource], out: Path, cache: Path, intra_period: int, report: Progress
+    ) -> None:
+        self._ray, self._sources, self._out, self._cache = ray, sources, out, cache
+        self._intra_period, self._report = intra_period, report
+        self._pending: dict[Any, tuple[str, EvaluationSource, int]] = {}  # task -> what, on what, files it makes
+        self._done, self._total = 0, 0
+        self.points: dict[str, list[Point]] = {}
+        self.anchors: dict[str, dict[str, dict[int, tuple[Point, Path]]]] = {}
+
+    def code(self, job: StreamSet) -> None:
+        name = job.source.name
+        task = self._ray.remote(num_cpus=1)(measure_stream_set).remote(
+            job, self._out / "streams" / name, self._out / "pictures" / name
+        )
+        self._add(task, "bitreel", job.source, len(job.qps))
+
+    def encode_anchor(self, anchor: str, qps: list[int]) -> None:
+        for source in self._sources:
+            self.anchors.setdefault(anchor, {}).setdefault(source.name, {})
+            for qp in qps:
+                task = self._ray.remote(num_cpus=1)(anchor_point).remote(
+                    source, anchor, qp, self._cache, intra_period=self._intra_period,
+                    picture_frame=_picture_frame(source),
+                )  # fmt: skip
+                self._add(task, anchor, source, 1)
+
+    def finish(self) -> None:
+        """Wait for all; once our own curves are known, add anchor points where those ask for them."""
+        try:
+            while self._pending:
+                ready, _ = self._ray.wait(list(self._pending), num_returns=1)
+                self._take(ready[0])
+                if len(self.points) == len(self._sources):
+                    self._extend_anchors()
+        except BaseException:
+            for task in self._pending:
+                self._ray.cancel(task, force=True)
+            raise
+
+    def _add(self, task: Any, what: str, source: EvaluationSource, files: int) -> None:
+        self._pending[task] = (what, source, files)
+        self._total += files
+        self._report(self._done, self._total, "")
+
+    def _take(self, task: Any) -> None:
+        what, source, files = self._pending.pop(task)
+        result = fetch(self._ray, task, f"{what} on {source.name}")
+        if what == "bitreel":
+            self.points[source.name] = result
+        else:
+            self.anchors[what][source.name][result[0].qp] = result
+        self._done += files
+        self._report(self._done, self._total, f"{what} on {source.name}")
+
+    def _extend_anchors(self) -> None:
+        busy = {what for what, _, _ in self._pending.values()}
+        for anchor, by_sequence in self.anchors.items():
+            if anchor in busy:
+                continue
+            wanted: set[int] = set()
+            for name, points in by_sequence.items():
+                wanted |= _missing_qps({qp: p.psnr_yuv for qp, (p, _) in points.items()}, self.points[name])
+            room = MAX_ANCHOR_POINTS - len(next(iter(by_sequence.values())))
+            if wanted and room > 0:
+                self.encode_anchor(anchor, sorted(wanted)[:room])
+
+
+def fetch(ray: Any, task: Any, what: str) -> Any:
+    """A task's result; what it raised comes out as a person can read it."""
+    try:
+        return ray.get(task)
+    except ray.exceptions.RayTaskError as error:
+        if isinstance(error.cause, BitreelError):
+            raise error.cause from None
+        raise BitreelError(f"{what}: {type(error.cause).__name__}: {error.cause}") from error
+    except ray.exceptions.RayError as error:
+        raise BitreelError(f"{what}: {str(error).splitlines()[0]}") from error
+
+
+def _missing_qps(measured: dict[int, float], ours: list[Point]) -> set[int]:
+    """What an anchor lacks for every quality range in which our own curve has points enough."""
+    wanted: set[int] = set()
+    qualities = [p.psnr_yuv for p in ours]
+    for limits in PSNR_RANGES:
+        low = max(min(qualities), limits.low if limits.low is not None else min(qualities))
+        high = min(max(qualities), limits.high if limits.high is not None else max(qualities))
+        if low < high and sum(low <= q <= high for q in qualities) >= MIN_POINTS:
+            wanted |= set(next_qps(measured, low, high))
+    return wanted
+
+
+def _check(videos: Sequence[Path], qps: Sequence[int], frames: int, intra_period: int) -> None:
+    if not videos:
+        raise UsageError("no videos to evaluate on")
+    if not qps or min(qps) < 0 or max(qps) >= QP_COUNT:
+        raise UsageError(f"QPs must lie in 0..{QP_COUNT - 1}")
+    if frames < 1:
+        raise UsageError("frames must be 1 or more")
+    if intra_period < 1 and intra_period != -1:
+        raise UsageError("intra period must be -1 (one intra frame) or 1 and more")
+
+
+def _sources(
+    ray: Any, videos: Sequence[Path], cache: Path, frames: int, max_pixels: int | None, report: Progress
+) -> list[EvaluationSource]:
+    """All videos' frames, with names that differ."""
+    task = ray.remote(num_cpus=1)(prepare_source)
+    pending = [task.remote(Path(v).absolute(), cache, frames, max_pixels) for v in videos]
+    sources = []
+    for video, one in zip(videos, pending, strict=True):
+        sources.append(fetch(ray, one, str(video)))
+        report(0, len(videos), f"read {Path(video).name}")
+    taken: Counter[str] = Counter()
+    for i, source in enumerate(sources):
+        taken[source.name] += 1
+        if taken[source.name] > 1:
+            sources[i] = replace(source, name=f"{source.name}-{taken[source.name]}")
+    return sources
+
+
+def _picture_frame(source: EvaluationSource) -> int:
+    return source.frame_count // 2
+
+
+def _sequence(work: _Work, source: EvaluationSource, anchors: list[str], out: Path) -> SequenceResult:
+    """One sequence's points with its pictures gathered in the evaluation folder."""
+    folder = out / "pictures" / source.name
+    at = _picture_frame(source)
+    frame = next(f for i, f in enumerate(source.frames()) if i == at)
+    write_picture(folder / "source.webp", frame, source.format)
+    ours = [replace(p, picture=f"pictures/{source.name}/qp{p.qp:02d}.webp") for p in work.points[source.name]]
+    beside: dict[str, list[Point]] = {}
+    for anchor in anchors:
+        beside[anchor] = []
+        for qp, (point, picture) in sorted(work.anchors[anchor][source.name].items(), reverse=True):
+            name = f"{anchor}-qp{qp:02d}.webp"
+            shutil.copyfile(picture, folder / name)
+            beside[anchor].append(replace(point, picture=f"pictures/{source.name}/{name}"))
+    return SequenceResult(source, ours, beside, f"pictures/{source.name}/source.webp", at)
+
+
+def _notes(sequences: list[SequenceResult], frames: int) -> list[str]:
+    """What a reader must know to judge the figures."""
+    notes = []
+    for s in sequences:
+        source = s.source
+        if source.downscale > 1:
+            notes.append(
+                f"{source.name}: {source.original_width}x{source.original_height} area-averaged by {source.downscale} "
+                f"to {source.width}x{source.height}"
+            )
+        if source.frame_count < frames:
+            notes.append(f"{source.name}: has {source.frame_count} frames only")
+    span = max(s.points[-1].psnr_yuv - s.points[0].psnr_yuv for s in sequences)
+    if span > 12 and len(sequences[0].points) < 8:
+        notes.append(f"curves span {span:.1f} dB with {len(sequences[0].points)} QPs; more than 12 dB wants 8 or more")
+    return notes

@@ -1,0 +1,320 @@
+"""The model registry (MLflow): registering versions with their provenance, scores as tags, finding a model by name."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import re
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from importlib import metadata
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from codec.api import CONFIG_FILE, WEIGHTS_FILE, load_codec
+from codec.errors import BitreelError, UsageError
+from infra.tracking import ask, connect, tracking_uri
+from trainers.recipe import Recipe
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+    from mlflow.entities.model_registry import ModelVersion as MlflowVersion
+
+CHAMPION, PREVIOUS = "champion", "previous"
+SCORE = "score."  # prefix of the tags that hold scores
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
+
+
+@dataclass(frozen=True)
+class ModelVersion:
+    """One version of a model. scores: figure by name; aliases that point to it; tags: everything else noted."""
+
+    name: str
+    version: int
+    run_id: str
+    source: str
+    created_ms: int
+    aliases: tuple[str, ...] = ()
+    scores: dict[str, float] = field(default_factory=dict)
+    tags: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def model_hash(self) -> str:
+        return self.tags.get("model_hash", "")
+
+
+def register_version(
+    name: str,
+    checkpoint: Path,
+    run_id: str,
+    *,
+    recipe: Recipe | None = None,
+    store: Path | None = None,
+    tags: Mapping[str, str] | None = None,
+) -> int:
+    """Register the codec of a checkpoint folder as the next version of `name` and give its number.
+
+    The version keeps, as plain files below the run: weights, config, recipe, and provenance.json with the data's
+    manifest hash, the code's version and the environment. Raises UsageError for a bad name or no model at
+    `checkpoint`, BitreelError where the model is damaged or MLflow can't be reached.
+    """
+    check_name(name)
+    model_hash = load_codec(checkpoint).model_hash().hex()
+    uri = tracking_uri()
+    client = connect(uri)
+    provenance = {
+        "model_hash": model_hash,
+        "manifest_hash": manifest_hash(store) if store else "",
+        "code_version": code_version(),
+        "environment": environment(),
+    }
+    place = f"versions/{model_hash[:16]}"
+
+    def register() -> int:
+        from mlflow.exceptions import MlflowException
+
+        with tempfile.TemporaryDirectory(prefix="bitreel-register-") as scratch:
+            folder = Path(scratch)
+            for file in (WEIGHTS_FILE, CONFIG_FILE):
+                shutil.copyfile(checkpoint / file, folder / file)
+            (folder / "provenance.json").write_text(json.dumps(provenance, indent=2) + "\n")
+            if recipe is not None:
+                (folder / "recipe.json").write_text(json.dumps(recipe.to_dict(), indent=2) + "\n")
+            client.log_artifacts(run_id, str(folder), place)
+        try:
+            client.create_registered_model(name)
+        except MlflowException as error:
+            if error.error_code != "RESOURCE_ALREADY_EXISTS":
+                raise
+        source = f"{client.get_run(run_id).info.artifact_uri}/{place}"
+        noted = {key: str(provenance[key]) for key in ("model_hash", "manifest_hash", "code_version")}
+        made = client.create_model_version(name, source, run_id, tags=noted | dict(tags or {}))
+        return int(made.version)
+
+    return ask(uri, register)
+
+
+def record_scores(name: str, version: int, scores: Mapping[str, float], notes: Mapping[str, str] | None = None) -> None:
+    """Write scores to a version (tags `score.NAME`), replacing ones of the same name; `notes` become plain tags.
+
+    A score against the champion goes with the note `compared_with`, the champion's version at that time.
+    """
+    client = connect()
+
+    def write() -> None:
+        for key, value in scores.items():
+            client.set_model_version_tag(name, str(version), SCORE + key, repr(float(value)))
+        for key, text in (notes or {}).items():
+            client.set_model_version_tag(name, str(version), key, text)
+
+    ask(tracking_uri(), write)
+
+
+def list_models() -> list[str]:
+    """Names of all registered models."""
+    client = connect()
+    return sorted(
+        model.name for model in ask(tracking_uri(), lambda: client.search_registered_models(max_results=1000))
+    )
+
+
+def list_versions(name: str) -> list[ModelVersion]:
+    """All versions, oldest first. Raises UsageError for an unknown model."""
+    client = connect()
+    aliases = _aliases(client, name)
+    quoted = name.replace("'", "")
+    found = ask(tracking_uri(), lambda: client.search_model_versions(f"name='{quoted}'", max_results=10_000))
+    return sorted((_version(item, aliases) for item in found), key=lambda item: item.version)
+
+
+def get_version(name: str, which: str | None) -> ModelVersion:
+    """A version by number or alias; None is the newest. Raises UsageError naming what there is."""
+    versions = list_versions(name)
+    if not versions:
+        raise UsageError(f"model '{name}' has no versions yet; `bitreel train --name {name}` makes one")
+    if which is None:
+        return versions[-1]
+    for item in versions:
+        if which == str(item.version) or which in item.aliases:
+            return item
+    aliases = sorted(alias for item in versions for alias in item.aliases)
+    there = f"versions {', '.join(str(item.version) for item in versions)}; aliases {', '.join(aliases) or 'none'}"
+    raise UsageError(f"model '{name}' has no version or alias '{which}'; it has {there}")
+
+
+def set_alias(name: str, alias: str, version: int) -> None:
+    """Point an alias to a version."""
+    client = connect()
+    ask(tracking_uri(), lambda: client.set_registered_model_alias(name, alias, str(version)))
+
+
+def split_ref(ref: str) -> tuple[str, str | None]:
+    """`name`, `name@alias`, `name@7`, `models:/name/7`, `models:/name@alias` → (name, version or alias or None)."""
+    if ref.startswith("models:/"):
+        rest = ref.removeprefix("models:/").strip("/")
+        ref = rest.replace("/", "@", 1) if "@" not in rest else rest
+    name, at, which = ref.partition("@")
+    if not name or (at and not which):
+        raise UsageError(f"model '{ref}': expected NAME, NAME@ALIAS, NAME@VERSION, models:/NAME/VERSION or a folder")
+    return name, which or None
+
+
+def resolve_model(ref: str) -> Path:
+    """The checkpoint folder of a REF: a folder itself, or a registered version (bare name: its champion), fetched into
+    the cache and checked against its hash.
+
+    Raises UsageError for an unknown model, version or alias, BitreelError where MLflow can't be reached or the
+    registered files are missing or damaged.
+    """
+    if Path(ref).is_dir() and (Path(ref) / CONFIG_FILE).is_file():
+        return Path(ref)
+    if ref.startswith((".", "/", "~")) or ref.endswith("/"):
+        raise UsageError(f"no model at '{ref}': a checkpoint folder holds {CONFIG_FILE} and {WEIGHTS_FILE}")
+    name, which = split_ref(ref)
+    return fetch_version(get_version(name, which or CHAMPION))
+
+
+def fetch_version(version: ModelVersion) -> Path:
+    """A local folder with the version's files; kept in the cache by model hash. Raises as `resolve_model`."""
+    label = f"{version.name}@{version.version}"
+    cached = cache_folder() / (version.model_hash or "unknown")
+    if not (cached / CONFIG_FILE).is_file():
+        cached.parent.mkdir(parents=True, exist_ok=True)
+        scratch = Path(tempfile.mkdtemp(dir=cached.parent, prefix=".part-"))
+        try:
+            got = _download(version, label, scratch)
+            _verify(got, version, label)
+            if not cached.exists():
+                got.rename(cached)
+        finally:
+            shutil.rmtree(scratch, ignore_errors=True)
+    else:
+        try:
+            _verify(cached, version, label)
+        except BitreelError:  # a damaged copy in the cache is fetched anew
+            shutil.rmtree(cached, ignore_errors=True)
+            return fetch_version(version)
+    return cached
+
+
+def cache_folder() -> Path:
+    """Where fetched models are kept: $XDG_CACHE_HOME/bitreel/models, by default below ~/.cache."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "bitreel" / "models"
+
+
+def check_name(name: str) -> None:
+    """Raises UsageError for a model name that a REF or a path could not carry."""
+    if not _NAME.fullmatch(name):
+        raise UsageError(
+            f"model name '{name}': use letters, digits, '.', '_' and '-', beginning with a letter or digit"
+        )
+
+
+def manifest_hash(store: Path) -> str:
+    """BLAKE3 over a store's settings and manifest fragments, by name and content: equal means the same clips."""
+    from blake3 import blake3
+
+    digest = blake3()
+    for path in [store / "store.json", *sorted((store / "manifest").glob("[!.]*.parquet"))]:
+        digest.update(path.name.encode() + b"\0")
+        digest.update(path.read_bytes())
+    return str(digest.hexdigest())
+
+
+def code_version() -> str:
+    """Package version, with the git commit (and "-changed") where the code runs from a git checkout."""
+    version = metadata.version("bitreel")
+    root = Path(__file__).resolve().parent.parent
+    if not (root / ".git").exists():
+        return version
+    try:
+        described = subprocess.run(
+            ["git", "-C", str(root), "describe", "--always", "--dirty=-changed", "--abbrev=12"],
+            capture_output=True,
+            text=True,
+            timeout=20,
+            check=True,
+        ).stdout.strip()
+    except (OSError, subprocess.SubprocessError):
+        return version
+    return f"{version}+{described}"
+
+
+def environment() -> dict[str, Any]:
+    """Python, machine, and the installed packages with versions."""
+    packages = {dist.metadata["Name"]: dist.version for dist in metadata.distributions() if dist.metadata["Name"]}
+    return {
+        "python": platform.python_version(),
+        "machine": platform.platform(),
+        "packages": dict(sorted(packages.items())),
+    }
+
+
+def _download(version: ModelVersion, label: str, target: Path) -> Path:
+    from mlflow.artifacts import download_artifacts
+    from mlflow.exceptions import MlflowException
+
+    try:
+        got = ask(
+            tracking_uri(),
+            lambda: download_artifacts(
+                artifact_uri=version.source, dst_path=str(target / "files"), tracking_uri=tracking_uri()
+            ),
+        )
+    except (MlflowException, OSError) as error:
+        first = str(error).splitlines()[0]
+        raise BitreelError(f"the files of {label} can't be fetched from '{version.source}': {first}") from error
+    # Some stores give the folder itself, others a folder that holds it.
+    found = [Path(got), *Path(got).iterdir()] if Path(got).is_dir() else []
+    for folder in found:
+        if (folder / CONFIG_FILE).is_file():
+            return folder
+    raise BitreelError(f"{label}: no {CONFIG_FILE} at '{version.source}'; register the model anew")
+
+
+def _verify(folder: Path, version: ModelVersion, label: str) -> None:
+    found = load_codec(folder).model_hash().hex()
+    if version.model_hash and found != version.model_hash:
+        raise BitreelError(f"{label}: the files are not the registered model (hash {found[:12]}); register it anew")
+
+
+def _aliases(client: MlflowClient, name: str) -> dict[int, list[str]]:
+    from mlflow.exceptions import MlflowException
+
+    try:
+        model = ask(tracking_uri(), lambda: client.get_registered_model(name))
+    except MlflowException as error:
+        if error.error_code not in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
+            raise
+        known = ", ".join(list_models()) or "none yet"
+        raise UsageError(f"no model '{name}' in the registry; there: {known}") from error
+    found: dict[int, list[str]] = {}
+    for alias, number in model.aliases.items():
+        found.setdefault(int(number), []).append(alias)
+    return found
+
+
+def _version(item: MlflowVersion, aliases: dict[int, list[str]]) -> ModelVersion:
+    number = int(item.version)
+    scores = {key.removeprefix(SCORE): _number(text) for key, text in item.tags.items() if key.startswith(SCORE)}
+    return ModelVersion(
+        name=item.name,
+        version=number,
+        run_id=item.run_id or "",
+        source=item.source,
+        created_ms=int(item.creation_timestamp),
+        aliases=tuple(sorted(aliases.get(number, ()))),
+        scores=scores,
+        tags={key: text for key, text in item.tags.items() if not key.startswith(SCORE)},
+    )
+
+
+def _number(text: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        return float("nan")

@@ -1,0 +1,193 @@
+"""An evaluation as one HTML page that needs nothing else: curves, BD-rates, frames, pictures at equal bits."""
+
+from __future__ import annotations
+
+import math
+import statistics
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+from infra.bdrate import PSNR_RANGES
+from infra.evaluation_results import BdRow, Evaluation, Point, SequenceResult, write_atomically
+from infra.evaluation_scores import MEAN_CURVE, MEAN_OF_SEQUENCES, ONE_SEQUENCE, rate_at_quality
+from infra.pictures import data_url
+from infra.report_figures import METRICS, frame_plot, mean_rd_plot, rd_plot
+
+REPORT_FILE = "report.html"
+_METRIC_NAMES = {"psnr_yuv": "PSNR-YUV", "psnr_y": "PSNR-Y", "ms_ssim": "MS-SSIM"}
+_STRIPS = 3  # picture rows a sequence: worst, middle, best quality
+
+
+def write_report(evaluation: Evaluation, out: Path) -> Path:
+    """Write the page to `out`, by rename. Pictures come from the evaluation's folder. Gives `out`."""
+    import jinja2
+
+    environment = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
+    environment.filters["figure"] = _figure
+    environment.filters["percent"] = _percent
+    template = environment.from_string(resources.files("infra.templates").joinpath("report.html").read_text())
+    page = template.render(
+        model=evaluation.model,
+        settings=evaluation.settings,
+        scores=evaluation.scores,
+        headline=_headline(evaluation),
+        mean_plots=[plot for metric in METRICS if (plot := mean_rd_plot(evaluation, metric))],
+        bd_rows=_bd_rows(evaluation),
+        sequence_names=[s.source.name for s in evaluation.sequences],
+        refusals=_refusals(evaluation.bd_rates),
+        sequences=[_sequence(evaluation, s) for s in evaluation.sequences],
+        anchors=_anchors(evaluation),
+        speeds=_speeds(evaluation),
+    )
+    write_atomically(out, page.encode())
+    return out
+
+
+def nearest_in_rate(point: Point, others: list[Point]) -> Point:
+    """The point whose bits per pixel are the nearest to `point`'s, by ratio."""
+    return min(others, key=lambda other: abs(math.log(other.bpp / point.bpp)))
+
+
+def _headline(evaluation: Evaluation) -> list[dict[str, str]]:
+    """The figures that one wants first."""
+    cards = []
+    for anchor in evaluation.settings["anchors"]:
+        value = evaluation.scores.get(f"bd_rate.{anchor}")
+        cards.append({
+            "value": "refused" if value is None else _percent(value),
+            "label": f"BD-rate over {anchor} (PSNR-YUV, all qualities)",
+            "mood": "" if value is None else "good" if value < 0 else "bad",
+        })  # fmt: skip
+    scores = evaluation.scores
+    failures = int(scores["decode_hash_failures"])
+    files = sum(len(s.points) for s in evaluation.sequences)
+    cards.append({"value": f"{scores['psnr_range_db']:.1f} dB", "label": "PSNR-YUV span of one model", "mood": ""})
+    cards.append({
+        "value": f"{files - failures} of {files}",
+        "label": "streams decoded bit-exactly by another process",
+        "mood": "bad" if failures else "good",
+    })  # fmt: skip
+    rises = scores["monotonic"] == 1.0
+    cards.append({
+        "value": "yes" if rises else "no",
+        "label": "rate and PSNR rise with every QP",
+        "mood": "good" if rises else "bad",
+    })  # fmt: skip
+    return cards
+
+
+def _bd_rows(evaluation: Evaluation) -> list[dict[str, Any]]:
+    """One line an anchor, metric and range: both aggregations, then the sequences in order."""
+    lines: dict[tuple[str, str, str], dict[str, Any]] = {}
+    for row in evaluation.bd_rates:
+        name = f"{row.range} dB" if row.range != PSNR_RANGES[0].name else row.range
+        line = lines.setdefault(
+            (row.anchor, row.metric, row.range),
+            {"anchor": row.anchor, "metric": _METRIC_NAMES[row.metric], "range": name, "single": {}},
+        )
+        if row.aggregation == ONE_SEQUENCE:
+            line["single"][row.sequence] = row.result
+        elif row.aggregation == MEAN_CURVE:
+            line["mean_curve"] = row.result
+        elif row.aggregation == MEAN_OF_SEQUENCES:
+            line["mean"] = row.result
+    return list(lines.values())
+
+
+def _refusals(rows: list[BdRow]) -> list[str]:
+    return [
+        f"{row.anchor}, {_METRIC_NAMES[row.metric]}, {row.range}, {row.sequence or row.aggregation}: "
+        f"{row.result.refused}"
+        for row in rows
+        if row.result.refused and row.aggregation != MEAN_OF_SEQUENCES
+    ]
+
+
+def _sequence(evaluation: Evaluation, sequence: SequenceResult) -> dict[str, Any]:
+    source = sequence.source
+    middle = sequence.points[len(sequence.points) // 2]
+    beside = [nearest_in_rate(middle, points) for points in sequence.anchors.values()]
+    return {
+        "name": source.name,
+        "source": source,
+        "plots": [plot for metric in METRICS if (plot := rd_plot(sequence, metric))],
+        "rows": [_point_row(p, sequence) for p in sequence.points],
+        "anchor_rows": [p for points in sequence.anchors.values() for p in points],
+        "frame_plot": frame_plot([middle, *beside], source.width * source.height),
+        "picture_frame": sequence.picture_frame,
+        "source_picture": _picture(evaluation, sequence.source_picture),
+        "strips": [_strip(evaluation, sequence, p) for p in _spread(sequence.points)],
+    }
+
+
+def _point_row(point: Point, sequence: SequenceResult) -> dict[str, Any]:
+    same = []
+    for points in sequence.anchors.values():
+        rate = rate_at_quality(points, point.psnr_yuv)
+        same.append(None if rate is None else (rate, 100.0 * (point.bpp / rate - 1.0)))
+    return {"point": point, "same_quality": same}
+
+
+def _strip(evaluation: Evaluation, sequence: SequenceResult, point: Point) -> list[dict[str, Any]]:
+    shown = [point, *(nearest_in_rate(point, points) for points in list(sequence.anchors.values())[:1])]
+    return [
+        {
+            "picture": _picture(evaluation, p.picture),
+            "point": p,
+            "frame": p.frames[sequence.picture_frame],
+        }
+        for p in shown
+    ]
+
+
+def _picture(evaluation: Evaluation, path: str | None) -> str | None:
+    if path is None or not (evaluation.folder / path).is_file():
+        return None
+    return data_url(evaluation.folder / path)
+
+
+def _spread(points: list[Point]) -> list[Point]:
+    """At most three points: the first, the middle and the last."""
+    if len(points) <= _STRIPS:
+        return points
+    return [points[0], points[len(points) // 2], points[-1]]
+
+
+def _anchors(evaluation: Evaluation) -> list[dict[str, str]]:
+    """What each anchor is, in its encoder's own words."""
+    described = []
+    for name, points in evaluation.sequences[0].anchors.items():
+        command = points[0].details["command"]
+        params = ":".join(f"{k}={v}" for k, v in command["x265-params"].items() if k != "qp")
+        tune = f" tune {command['tune']}" if command["tune"] else ""
+        described.append({
+            "name": name,
+            "encoder": points[0].details["encoder"],
+            "command": f"preset {command['preset']}{tune}, qp=N:{params}",
+            "options": points[0].details["options"],
+        })  # fmt: skip
+    return described
+
+
+def _speeds(evaluation: Evaluation) -> list[dict[str, Any]]:
+    curves: dict[str, list[Point]] = {}
+    for sequence in evaluation.sequences:
+        for codec, points in {"bitreel": sequence.points, **sequence.anchors}.items():
+            curves.setdefault(codec, []).extend(points)
+    return [
+        {
+            "codec": codec,
+            "encode": statistics.harmonic_mean([p.encode_fps for p in points]),
+            "decode": statistics.harmonic_mean([p.decode_fps for p in points]),
+        }
+        for codec, points in curves.items()
+    ]
+
+
+def _figure(value: float | None, digits: int = 2) -> str:
+    return "–" if value is None else f"{value:.{digits}f}"
+
+
+def _percent(value: float | None) -> str:
+    return "–" if value is None else f"{value:+.1f} %".replace("-", "−")

@@ -1,0 +1,102 @@
+"""The report's plots, as SVG text that stands in the page itself."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable
+from typing import Any
+
+from infra.bdrate import ms_ssim_db
+from infra.evaluation_results import Evaluation, Point, SequenceResult
+from infra.evaluation_scores import mean_points
+
+OURS = "#c2410c"
+ANCHOR_COLOURS = ("#1d4ed8", "#0f766e", "#7e22ce", "#525252")
+
+METRICS: dict[str, tuple[str, Callable[[Point], float | None], Callable[[float], float]]] = {
+    "psnr_yuv": ("PSNR-YUV 6:1:1, dB", lambda p: p.psnr_yuv, lambda v: v),
+    "psnr_y": ("PSNR-Y, dB", lambda p: p.psnr_y, lambda v: v),
+    "ms_ssim": ("MS-SSIM (Y), −10·log10(1 − x) dB", lambda p: p.ms_ssim, ms_ssim_db),
+}
+
+Lines = dict[str, tuple[list[float], list[float]]]
+
+
+def mean_rd_plot(evaluation: Evaluation, metric: str) -> str | None:
+    """Rate and quality averaged over the sequences at each QP; None where no sequence has the metric."""
+    _, raw, to_db = METRICS[metric]
+    able = [s for s in evaluation.sequences if all(raw(p) is not None for p in s.points)]
+    if not able:
+        return None
+    curves = {"bitreel": [s.points for s in able]}
+    curves |= {anchor: [s.anchors[anchor] for s in able] for anchor in able[0].anchors}
+    lines = {}
+    for codec, points in curves.items():
+        means = mean_points(points, raw)
+        lines[codec] = ([rate for _, rate, _ in means], [to_db(quality) for _, _, quality in means])
+    return _rd_plot(lines, metric)
+
+
+def rd_plot(sequence: SequenceResult, metric: str) -> str | None:
+    """One sequence's curves; None where it is too small for the metric."""
+    _, raw, to_db = METRICS[metric]
+    lines: Lines = {}
+    for codec, points in {"bitreel": sequence.points, **sequence.anchors}.items():
+        pairs = [(p.bpp, to_db(v)) for p in points if (v := raw(p)) is not None]
+        if len(pairs) != len(points):
+            return None
+        lines[codec] = ([r for r, _ in pairs], [q for _, q in pairs])
+    return _rd_plot(lines, metric)
+
+
+def frame_plot(points: list[Point], pixels: int) -> str:
+    """Quality and bits of each frame, one line a codec."""
+    figure, (quality, bits) = _axes(2, (9.6, 2.9))
+    for index, point in enumerate(points):
+        at = [f.index for f in point.frames]
+        style = _style(point.codec, index)
+        quality.plot(at, [f.psnr_yuv for f in point.frames], label=f"{point.codec} QP {point.qp}", **style)
+        bits.plot(at, [8 * f.bytes / pixels for f in point.frames], label=f"{point.codec} QP {point.qp}", **style)
+    quality.set(xlabel="frame", ylabel="PSNR-YUV, dB")
+    bits.set(xlabel="frame", ylabel="bits per pixel", yscale="log")
+    quality.legend(frameon=False, fontsize=8)
+    return _svg(figure)
+
+
+def _rd_plot(lines: Lines, metric: str) -> str:
+    figure, (axis,) = _axes(1, (4.8, 3.4))
+    for index, (codec, (rate, quality)) in enumerate(lines.items()):
+        axis.plot(rate, quality, marker="o", label=codec, **_style(codec, index))
+    axis.set(xlabel="bits per pixel", ylabel=METRICS[metric][0], xscale="log")
+    axis.legend(frameon=False, fontsize=8)
+    return _svg(figure)
+
+
+def _style(codec: str, index: int) -> dict[str, Any]:
+    ours = codec == "bitreel"
+    colour = OURS if ours else ANCHOR_COLOURS[(index - 1) % len(ANCHOR_COLOURS)]
+    return {"color": colour, "linewidth": 1.8 if ours else 1.2, "markersize": 3.5, "zorder": 3 if ours else 2}
+
+
+def _axes(count: int, size: tuple[float, float]) -> tuple[Any, list[Any]]:
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=size, layout="constrained")
+    axes = [figure.add_subplot(1, count, i + 1) for i in range(count)]
+    for axis in axes:
+        axis.grid(alpha=0.25, which="both", linewidth=0.6)
+        axis.spines[["top", "right"]].set_visible(False)
+        axis.tick_params(labelsize=8)
+        axis.xaxis.label.set_size(9)
+        axis.yaxis.label.set_size(9)
+    return figure, axes
+
+
+def _svg(figure: Any) -> str:
+    import matplotlib
+
+    buffer = io.StringIO()
+    with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": "bitreel", "font.family": "sans-serif"}):
+        figure.savefig(buffer, format="svg", metadata={"Date": None})
+    text = buffer.getvalue()
+    return text[text.index("<svg") :]

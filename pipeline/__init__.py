@@ -1,0 +1,1 @@
+"""Videos to shards to batches: decoders, shot cuts, clips, WebDataset tars, Parquet manifest, Ray ingest, loader."""

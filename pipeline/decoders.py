@@ -1,0 +1,275 @@
+"""Reading videos: native 4:2:0 planes through PyAV, whatever the file holds.
+
+8-bit 4:2:0 comes out exactly as stored. Everything else (10 bit, 4:2:2, 4:4:4, grey, RGB) is converted, rotation tags
+are applied, and each such step is noted. Frames come in presentation order and are addressed by index.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from fractions import Fraction
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import av
+import numpy as np
+from av.video.frame import VideoFrame
+from numpy.typing import NDArray
+
+from codec.errors import UsageError, VideoError
+from codec.frames import Frame, VideoFormat
+from pipeline.containers import check_container
+
+_FULL = 2  # AVCOL_RANGE_JPEG
+_LIMITED = 1  # AVCOL_RANGE_MPEG
+_MATRICES = {1: "bt709", 7: "bt709", 4: "bt601", 5: "bt601", 6: "bt601", 9: "bt2020", 10: "bt2020"}  # AVCOL_SPC_*
+_SWS_MATRICES = {"bt709": 1, "bt601": 5, "bt2020": 9}
+_NATIVE = {"yuv420p", "yuvj420p"}
+_TEXT_ART = {"tty", "bin", "xbin", "adf", "idf"}  # FFmpeg "plays" text files; nobody means that
+# Where a container only promises a count or length, edit lists and rounding may honestly take this share away.
+_TOLERATED_SHARE, _TOLERATED_FRAMES = 0.1, 3
+
+
+def open_video(
+    path: str | Path, size: tuple[int, int] | None = None, pix_fmt: str | None = None, threads: int = 1
+) -> VideoSource:
+    """Open a video file for reading as 4:2:0 frames.
+
+    path: anything FFmpeg opens, .y4m, or raw .yuv; the latter needs `size` (width, height), and `pix_fmt` where it is
+    not yuv420p. threads: decoding threads.
+
+    Raises VideoError where the file is missing, empty, truncated, garbage, without frames or without a video stream;
+    UsageError where a raw file comes without its size. The first frame is decoded before this returns.
+    """
+    return VideoSource(Path(path), size, pix_fmt, threads)
+
+
+class VideoSource:
+    """An open video: iterate over it for `codec.frames.Frame`s. A context manager; each iteration starts anew.
+
+    format: size, frame rate, matrix and range of the frames it gives.
+    decoder: which decoder and version, as the manifest records it.
+    pixel_format: FFmpeg's name of what is stored in the file.
+    notes: what was converted or assumed; complete after the last frame.
+
+    While iterating, raises VideoError where the stream is damaged or ends well before what the container promises.
+    """
+
+    def __init__(self, path: Path, size: tuple[int, int] | None, pix_fmt: str | None, threads: int) -> None:
+        self.path = path
+        self.notes: list[str] = []
+        self._threads = threads
+        self._raw_options = _raw_options(path, size, pix_fmt)
+        _check_file(path)
+        self._open()
+        try:
+            self._first = next(self._decode(), None)
+            if self._first is None:
+                raise VideoError(f"{path}: holds no frames")
+        except BaseException:
+            self.close()
+            raise
+        self._fresh = True
+        self._describe(self._first)
+
+    def __enter__(self) -> VideoSource:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        self._container.close()
+
+    def __iter__(self) -> Iterator[Frame]:
+        """Frames whose planes are contiguous and their own."""
+        for view in self.views():
+            y, u, v = (np.array(plane, order="C") for plane in view.planes)
+            yield Frame(y, u, v)
+
+    def views(self) -> Iterator[Frame]:
+        """As iteration, but planes may be strided views of the decoder's own buffers: read them, never write."""
+        for picture in self._pictures():
+            yield self._to_frame(picture)
+
+    def rgb(self) -> Iterator[NDArray[np.uint8]]:
+        """The frames as RGB, each (H, W, 3) uint8 full range, rotation applied."""
+        matrix = _SWS_MATRICES[self.format.matrix]
+        source_range = _FULL if self.format.full_range else _LIMITED
+        for picture in self._pictures():
+            colours = {} if self._stored_rgb else {"src_colorspace": matrix, "src_color_range": source_range}
+            array = _reformat(picture, "rgb24", dst_color_range=_FULL, **colours).to_ndarray()
+            yield np.ascontiguousarray(np.rot90(array, self._turns))
+
+    # -- opening -----------------------------------------------------------------------------------------------------
+
+    def _open(self) -> None:
+        try:
+            if self._raw_options:
+                self._container = av.open(str(self.path), format="rawvideo", options=self._raw_options)
+            else:
+                self._container = av.open(str(self.path))
+        except (OSError, ValueError) as error:
+            if isinstance(error, PermissionError):
+                raise VideoError(f"{self.path}: no permission to read it") from error
+            raise VideoError(f"{self.path}: not a video that FFmpeg can read ({_reason(error)})") from error
+        streams = [s for s in self._container.streams.video if not _is_cover_art(s)]
+        if not streams or self._container.format.name in _TEXT_ART:
+            kinds = sorted({s.type for s in self._container.streams})
+            self._container.close()
+            held = f"; it holds only {', '.join(kinds)}" if kinds and "video" not in kinds else ""
+            raise VideoError(f"{self.path}: has no video stream{held}")
+        self._stream = streams[0]
+        self._stream.codec_context.thread_count = self._threads
+        self._stream.thread_type = "AUTO" if self._threads > 1 else "NONE"
+
+    def _describe(self, picture: VideoFrame) -> None:
+        stored = picture.format.name
+        self.pixel_format = stored
+        self._stored_rgb = picture.format.is_rgb
+        self._width, self._height = picture.width, picture.height
+        angle = round(picture.rotation) % 360
+        self._turns = angle // 90 if angle % 90 == 0 else 0
+        if angle:
+            done = "applied" if angle % 90 == 0 else "ignored: only quarter turns are possible"
+            self.notes.append(f"rotation tag of {angle} degrees {done}")
+        width, height = (self._height, self._width) if self._turns % 2 else (self._width, self._height)
+        full = not self._stored_rgb and (
+            stored.startswith("yuvj") or int(picture.color_range) == _FULL or stored.startswith("gray")
+        )
+        matrix = _MATRICES.get(int(picture.colorspace))
+        if matrix is None:
+            matrix = "bt601" if min(width, height) < 720 else "bt709"
+            self.notes.append(f"matrix not stated, taken as {matrix}")
+        if stored not in _NATIVE:
+            self.notes.append(f"converted from {stored} to yuv420p")
+        if picture.interlaced_frame:
+            self.notes.append("interlaced: fields left as they are")
+        rate = self._stream.average_rate or self._stream.guessed_rate
+        if not rate or rate <= 0 or rate > 1000:
+            rate = Fraction(25)
+            self.notes.append("frame rate not stated, taken as 25")
+        self.format = VideoFormat(width, height, Fraction(rate), matrix, full)
+        self.decoder = f"pyav {av.__version__} ({self._stream.codec_context.name})"
+        self._range = _FULL if full else _LIMITED
+
+    # -- decoding ----------------------------------------------------------------------------------------------------
+
+    def _pictures(self) -> Iterator[VideoFrame]:
+        """Decoded pictures, checked for size changes, damage and a premature end."""
+        if self._fresh:
+            self._fresh = False
+        else:
+            self.close()
+            self._open()
+            self._first = next(self._decode(), None)
+        clock = _Clock()
+        picture, rest, count = self._first, self._decode(), 0
+        self._first = None
+        while picture is not None:
+            if (picture.width, picture.height) != (self._width, self._height):
+                raise VideoError(f"{self.path}: frame size changes at frame {count}; split the file there")
+            if picture.is_corrupt:
+                raise VideoError(f"{self.path}: damaged at frame {count}")
+            clock.tick(picture.pts)
+            yield picture
+            count += 1
+            picture = next(rest, None)
+        promised = self._promised_frames()
+        if promised - count > max(_TOLERATED_FRAMES, _TOLERATED_SHARE * promised):
+            raise VideoError(f"{self.path}: truncated: {count} frames of about {promised}")
+        if clock.varies and not any("variable" in note for note in self.notes):
+            self.notes.append("variable frame rate: frames kept by index, mean rate stated")
+
+    def _decode(self) -> Iterator[VideoFrame]:
+        try:
+            yield from self._container.decode(self._stream)
+        except (av.FFmpegError, ValueError) as error:
+            raise VideoError(f"{self.path}: damaged or truncated ({_reason(error)})") from error
+
+    def _promised_frames(self) -> int:
+        """Frames that the container's head speaks of; 0 where it says nothing."""
+        stream = self._stream
+        if stream.frames:
+            return int(stream.frames)
+        if stream.duration and stream.time_base:
+            return int(stream.duration * stream.time_base * self.format.fps)
+        return 0
+
+    def _to_frame(self, picture: VideoFrame) -> Frame:
+        if picture.format.name not in _NATIVE:
+            # swscale squeezes "J" formats unless told that both sides have full range.
+            if self._stored_rgb:
+                colours = {"dst_colorspace": _SWS_MATRICES[self.format.matrix], "dst_color_range": _LIMITED}
+            else:
+                colours = {"src_color_range": self._range, "dst_color_range": self._range}
+            picture = _reformat(picture, "yuv420p", **colours)
+        y, u, v = (_plane(p) for p in picture.planes)
+        if self._turns:
+            y, u, v = (np.rot90(p, self._turns) for p in (y, u, v))
+        return Frame(y, u, v)
+
+
+class _Clock:
+    """Watches presentation times for a variable frame rate; one tick of rounding is allowed for."""
+
+    def __init__(self) -> None:
+        self._last: int | None = None
+        self._shortest: int | None = None
+        self._longest = 0
+
+    def tick(self, pts: int | None) -> None:
+        if pts is not None and self._last is not None and pts > self._last:
+            step = pts - self._last
+            self._shortest = step if self._shortest is None else min(step, self._shortest)
+            self._longest = max(step, self._longest)
+        self._last = pts
+
+    @property
+    def varies(self) -> bool:
+        return self._shortest is not None and self._longest - self._shortest > max(2, self._shortest // 50)
+
+
+def _plane(plane: Any) -> NDArray[np.uint8]:
+    """A view (height, width) of one decoded plane."""
+    return np.frombuffer(plane, np.uint8).reshape(-1, plane.line_size)[: plane.height, : plane.width]
+
+
+def _reformat(picture: VideoFrame, name: str, **colours: int) -> VideoFrame:
+    return picture.reformat(format=name, interpolation="BILINEAR", threads=1, **colours)
+
+
+def _check_file(path: Path) -> None:
+    if not path.exists():
+        raise VideoError(f"{path}: no such file")
+    if path.is_dir():
+        raise VideoError(f"{path}: is a folder, not a video")
+    try:
+        if path.is_file():
+            if path.stat().st_size == 0:
+                raise VideoError(f"{path}: empty file")
+            check_container(path)
+    except PermissionError as error:
+        raise VideoError(f"{path}: no permission to read it") from error
+
+
+def _raw_options(path: Path, size: tuple[int, int] | None, pix_fmt: str | None) -> dict[str, str]:
+    """Options for FFmpeg's raw reader; empty for every other file."""
+    if path.suffix.lower() != ".yuv":
+        return {}
+    if size is None:
+        raise UsageError(f"{path}: a raw .yuv file does not say its size; give --size WxH (and --pix-fmt)")
+    return {"video_size": f"{size[0]}x{size[1]}", "pixel_format": pix_fmt or "yuv420p", "framerate": "25"}
+
+
+def _is_cover_art(stream: Any) -> bool:
+    return bool(stream.disposition & av.stream.Disposition.attached_pic)
+
+
+def _reason(error: Exception) -> str:
+    """FFmpeg's own words, without error number and file name."""
+    text = getattr(error, "strerror", None) or str(error) or type(error).__name__
+    return text.splitlines()[0]

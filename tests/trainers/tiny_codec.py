@@ -1,0 +1,74 @@
+"""A codec of a few hundred weights behind the real face, so that training tests take seconds."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from typing import BinaryIO
+
+import torch
+import torch.nn.functional as functional
+from torch import Tensor, nn
+
+from codec.api import CODECS, Codec, EncodeOptions, FrameReport, StreamReport, TrainingConditions, TrainingOutput
+from codec.frames import Frame, VideoFormat
+
+
+def install() -> None:
+    """Make `create_codec("tiny", …)` work in this process."""
+    CODECS["tiny"] = "tests.trainers.tiny_codec:Tiny"
+
+
+@dataclass(frozen=True)
+class TinyConfig:
+    width: int = 6
+
+
+class Tiny(Codec):
+    """Strided convolution down, uniform noise as quantization, transposed convolution up; frames on their own."""
+
+    family = "tiny"
+    config_class = TinyConfig
+
+    def __init__(self, config: TinyConfig) -> None:
+        super().__init__(config)
+        self.down = nn.Conv2d(3, config.width, 4, stride=4)
+        self.up = nn.ConvTranspose2d(config.width, 3, 4, stride=4)
+        self.step_size = nn.Parameter(torch.zeros(64))
+        self.never_used = nn.Parameter(torch.zeros(1))
+
+    def forward(self, luma: Tensor, chroma: Tensor, qp: Tensor, conditions: TrainingConditions) -> TrainingOutput:
+        b, t, _, h, w = luma.shape
+        y, uv = luma.float().flatten(0, 1), chroma.float().flatten(0, 1)
+        x = torch.cat([y, functional.interpolate(uv, size=(h, w))], dim=1) / 255 - 0.5
+        scale = torch.exp(self.step_size[qp] + 3).repeat_interleave(t)[:, None, None, None]
+        latent = self.down(x) * scale
+        noisy = latent + torch.rand_like(latent) - 0.5
+        out = (self.up(noisy / scale) + 0.5) * 255
+        rec_y, rec_uv = out[:, :1], functional.avg_pool2d(out[:, 1:], 2)
+        error_y = (rec_y - y).square().flatten(1).sum(1)
+        error_uv = (rec_uv - uv).square().flatten(1).sum(1)
+        bits = torch.log2(1 + latent.abs() * conditions.mask_fraction).flatten(1).sum(1)
+        return TrainingOutput(
+            bits=bits.view(b, t),
+            field_bits=bits.new_zeros(b),
+            sse=(0.75 * error_y + 0.5 * error_uv).view(b, t),
+            luma=rec_y.detach().view(b, t, 1, h, w),
+            chroma=rec_uv.detach().view(b, t, 2, h // 2, w // 2),
+        )
+
+    def encode(
+        self,
+        frames: Iterable[Frame],
+        fmt: VideoFormat,
+        sink: BinaryIO,
+        options: EncodeOptions,
+        on_frame: Callable[[FrameReport, Frame], None] | None = None,
+    ) -> StreamReport:
+        raise NotImplementedError
+
+    def decode(self, source: BinaryIO) -> Iterator[Frame]:
+        raise NotImplementedError
+
+    def complexity(self) -> dict[str, float]:
+        return {"parameters": float(sum(p.numel() for p in self.parameters()))}

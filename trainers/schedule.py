@@ -1,0 +1,109 @@
+"""What a recipe asks for at one step, and the whole plan as a table."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from codec.api import QP_COUNT
+from trainers.recipe import Phase, Recipe
+
+
+@dataclass(frozen=True)
+class StepConditions:
+    """What holds at one optimizer step. `ends_phase`: it is the phase's last."""
+
+    phase: Phase
+    phase_index: int
+    learning_rate: float
+    mask_fraction: float
+    ends_phase: bool
+
+
+def conditions_at(recipe: Recipe, step: int) -> StepConditions:
+    """Conditions at a step, counted from 0 over all phases. Raises IndexError past the end."""
+    first = 0
+    for index, phase in enumerate(recipe.phases):
+        if step < first + phase.steps:
+            inside = step - first
+            share = inside / max(1, phase.steps - 1)
+            start, end = phase.mask_fraction
+            return StepConditions(
+                phase=phase,
+                phase_index=index,
+                learning_rate=_learning_rate(phase, inside),
+                mask_fraction=start + (end - start) * share,
+                ends_phase=inside == phase.steps - 1,
+            )
+        first += phase.steps
+    raise IndexError(f"step {step} is past the recipe's {recipe.total_steps} steps")
+
+
+def _learning_rate(phase: Phase, inside: int) -> float:
+    start, end = phase.learning_rate
+    if inside < phase.warmup_steps:
+        return start * (inside + 1) / phase.warmup_steps
+    share = (inside - phase.warmup_steps) / max(1, phase.steps - phase.warmup_steps - 1)
+    if phase.curve == "cosine":
+        share = (1 - math.cos(math.pi * share)) / 2
+    return start + (end - start) * share
+
+
+def lambda_of(qp: Tensor, lambda_range: tuple[float, float]) -> Tensor:
+    """λ for each QP: (B,) int64 in 0..63 → (B,) float32, bits per squared 8-bit error, log-linear in QP."""
+    low, high = (math.log(value) for value in lambda_range)
+    share = qp.to(torch.float32) / (QP_COUNT - 1)
+    return torch.exp(low + (high - low) * share)
+
+
+PLAN_COLUMNS = ("phase", "steps", "mask", "QP", "λ", "clip", "crop", "learning rate", "field off", "frozen")
+
+
+def plan_rows(recipe: Recipe) -> list[tuple[str, ...]]:
+    """The plan, one row a phase, in the order of PLAN_COLUMNS."""
+    rows = []
+    first = 0
+    for phase in recipe.phases:
+        warmup = f", warm-up {phase.warmup_steps}" if phase.warmup_steps else ""
+        rows.append(
+            (
+                phase.name,
+                f"{first}-{first + phase.steps - 1}",
+                _span(phase.mask_fraction),
+                f"{phase.qp[0]}-{phase.qp[1]}",
+                _span(phase.lambda_range, ".3g"),
+                str(phase.clip_frames),
+                str(phase.crop),
+                f"{_span(phase.learning_rate)} {phase.curve}{warmup}",
+                f"{phase.field_dropout:g}",
+                ", ".join(phase.frozen) or "-",
+            )
+        )
+        first += phase.steps
+    return rows
+
+
+def plan_table(recipe: Recipe) -> str:
+    """The plan as plain text, for logs and artifacts."""
+    rows = [PLAN_COLUMNS, *plan_rows(recipe)]
+    widths = [max(len(row[column]) for row in rows) for column in range(len(PLAN_COLUMNS))]
+    lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
+    return "\n".join([plan_title(recipe), "", *lines])
+
+
+def plan_title(recipe: Recipe) -> str:
+    """One line: recipe, codec, length, batch and seed."""
+    settings = ", ".join(f"{key}={value}" for key, value in recipe.codec_config.items())
+    codec = f"{recipe.codec} ({settings})" if settings else recipe.codec
+    return (
+        f"{recipe.name}: {codec}, {recipe.total_steps} steps of {recipe.batch_size} clips, seed {recipe.seed}, "
+        f"checkpoint every {recipe.checkpoint_every}"
+    )
+
+
+def _span(pair: tuple[float, float], form: str = "g") -> str:
+    start, end = (format(value, form) for value in pair)
+    return start if start == end else f"{start} → {end}"
