@@ -147,10 +147,10 @@ def read_packets(source: BinaryIO) -> Iterator[Packet]:
         kind = start[0] >> 6
         if kind not in (INTRA, INTER, END) or (index == 0 and kind == INTER):
             raise StreamError(f"damaged .brl stream: frame {index} is of an unknown or impossible kind")
+        if kind == END and source.read(1):
+            raise StreamError("damaged .brl stream: there are bytes after its end mark")
         yield Packet(index, kind, start[0] & 63, payload)
         if kind == END:
-            if source.read(1):
-                raise StreamError("damaged .brl stream: there are bytes after its end mark")
             return
         index += 1
 

@@ -56,19 +56,20 @@ def table(index: int, rounding: float) -> NDArray[np.int64]:
 
 @lru_cache
 def ideal_bits_table(rounding: float) -> NDArray[np.float64]:
-    """-log2 of the ideal mass, (SCALE_COUNT, 2·largest reach + 1), indexed by magnitude and scale; row 0 is zeros."""
-    magnitude = np.arange(2 * _LARGEST_REACH + 1)
-    bits = np.zeros((SCALE_COUNT, len(magnitude)))
+    """Bits of each magnitude under each scale index's ideal Laplace, (SCALE_COUNT, largest reach + 2); row 0 is zeros.
+
+    Magnitudes past an index's reach pay for the escape and what follows it. No entry counts as rarer than 2^-16.
+    """
+    bits = np.zeros((SCALE_COUNT, _LARGEST_REACH + 2))
     for index in range(1, SCALE_COUNT):
-        b = scale_of(index)
-        lower = np.maximum(magnitude - rounding, 0)
-        # Tails in the log domain: a plain difference of exponentials would underflow for large magnitudes.
-        bits[index] = 1 + (lower / b - np.log1p(-np.exp(-1 / b))) / math.log(2)
-        bits[index, 0] = -math.log2(-math.expm1(-(1 - rounding) / b))
+        reach = reach_of(index)
+        ideal = -np.log2(np.maximum(probabilities(index, rounding), 2.0**-TABLE_BITS))
+        bits[index, : reach + 1] = ideal[reach : 2 * reach + 1]
+        bits[index, reach + 1 :] = ideal[-1] + 1 + math.log2(ESCAPE_LIMIT)
     return bits
 
 
 def ideal_bits(symbols: NDArray[np.int32], indices: NDArray[np.int64], rounding: float) -> float:
-    """What the ideal Laplace distributions of these indices charge for the symbols, in bits."""
-    magnitude = np.minimum(np.abs(symbols.astype(np.int64)), 2 * _LARGEST_REACH)
+    """What the ideal distributions of these indices charge for the symbols, in bits."""
+    magnitude = np.minimum(np.abs(symbols.astype(np.int64)), _LARGEST_REACH + 1)
     return float(ideal_bits_table(rounding)[indices, magnitude].sum())

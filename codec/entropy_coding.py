@@ -62,11 +62,6 @@ class SymbolEncoder:
         self._coder.encode(value, _uniform_model(size))
         self.estimated_bits += float(np.log2(size))
 
-    @property
-    def bits(self) -> int:
-        """Bits that the coder would give out if it ended here."""
-        return int(self._coder.num_bits())
-
     def finish(self) -> bytes:
         """The packet's payload: little-endian 32-bit words without the zero bytes at the end."""
         return self._coder.get_compressed().astype("<u4").tobytes().rstrip(b"\0")

@@ -123,7 +123,7 @@ def anchor_params(settings: AnchorSettings, qp: int, intra_period: int) -> dict[
 def next_qps(measured: dict[int, float], low: float, high: float) -> list[int]:
     """QPs to add so that an anchor covers the quality range low..high (dB), given {QP: PSNR-YUV}; [] when it does.
 
-    Past the ends by steps of 5 within 4..51; then halfway between the farthest neighbours, until at least 4 points
+    Past the ends by steps of 5 within 4..51; then halfway across the widest gap, until at least 4 points
     lie within the range.
     """
     best, worst = min(measured), max(measured)
@@ -134,10 +134,14 @@ def next_qps(measured: dict[int, float], low: float, high: float) -> list[int]:
         wanted.append(min(HIGHEST_QP, worst + QP_STEP))
     if wanted or sum(low <= q <= high for q in measured.values()) >= 4:
         return wanted
-    qps = sorted(measured)
-    gaps = [(b - a, a) for a, b in itertools.pairwise(qps) if measured[a] > low and measured[b] < high]
-    gap, start = max(gaps, default=(0, 0))
-    return [start + gap // 2] if gap > 1 else []
+    # Quality falls as QP rises: how many dB of the range lie between two neighbours that still have a QP between them?
+    gaps = [
+        (min(high, measured[a]) - max(low, measured[b]), a, b)
+        for a, b in itertools.pairwise(sorted(measured))
+        if b - a > 1
+    ]
+    inside, a, b = max(gaps, default=(0.0, 0, 0))
+    return [(a + b) // 2] if inside > 0 else []
 
 
 def _threads() -> dict[str, str]:

@@ -6,6 +6,7 @@ nodes see under the same path.
 
 from __future__ import annotations
 
+import logging
 import shutil
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
@@ -18,7 +19,7 @@ from codec.api import QP_COUNT, load_codec
 from codec.errors import BitreelError, UsageError
 from infra.anchors import FIRST_QPS, anchor_point, check_anchors, next_qps
 from infra.bdrate import MIN_POINTS, PSNR_RANGES
-from infra.evaluation_results import Evaluation, Point, SequenceResult
+from infra.evaluation_results import CHAMPION, OURS, Evaluation, Point, SequenceResult
 from infra.evaluation_scores import bd_table, scores_of
 from infra.evaluation_source import EvaluationSource, prepare_source
 from infra.evaluation_streams import StreamSet, measure_stream_set
@@ -27,7 +28,7 @@ from infra.pictures import write_picture
 DEFAULT_QPS = (0, 9, 18, 27, 36, 45, 54, 63)
 DEFAULT_ANCHORS = ("x265-ldp-psnr", "x265-ldp")
 DEFAULT_CACHE = Path("runs") / "cache"
-MAX_ANCHOR_POINTS = 10
+MAX_ANCHOR_POINTS = 12
 _THREADS_PER_TASK = 1
 
 Progress = Callable[[int, int, str], None]
@@ -44,6 +45,7 @@ def evaluate_model(
     out: Path,
     field: bool = True,
     max_pixels: int | None = None,
+    champion: Path | None = None,
     address: str | None = None,
     cache: Path = DEFAULT_CACHE,
     on_progress: Progress | None = None,
@@ -51,8 +53,9 @@ def evaluate_model(
     """Measure the checkpoint in folder `model` on `videos` at every QP, beside x265; results go to folder `out`.
 
     frames: at most this many from each video's start. max_pixels: larger videos are area-averaged by a whole factor
-    first, which the results state. address: a Ray cluster; without it Ray runs here. cache: frames and anchors kept
-    between runs. on_progress gets (files done, files in all, what was done last).
+    first, which the results state. champion: folder of another model that is coded alike and compared with. address:
+    a Ray cluster; without it Ray runs here. cache: frames and anchors kept between runs. on_progress gets (files
+    done, files in all, what was done last).
 
     Raises UsageError for wrong settings, VideoError for a video that can't be read, BitreelError where any point
     fails: there are no results with gaps. Run again with the same `out`, finished stream sets are found again.
@@ -66,6 +69,9 @@ def evaluate_model(
         "name": codec.display_name, "family": codec.family, "hash": model_hash, "path": str(model),
         "complexity": codec.complexity(),
     }  # fmt: skip
+    models = {OURS: (model, model_hash)}
+    if champion is not None:
+        models[CHAMPION] = (champion, load_codec(champion).model_hash().hex())
     cache, out = cache.absolute(), out.absolute()
     out.mkdir(parents=True, exist_ok=True)
     report = on_progress or (lambda done, total, what: None)
@@ -73,11 +79,12 @@ def evaluate_model(
         sources = _sources(ray, videos, cache / "sources", frames, max_pixels, report)
         work = _Work(ray, sources, out, cache / "anchors", intra_period, report)
         for source in sources:
-            job = StreamSet(
-                str(model.absolute()), model_hash, source, qps, intra_period, field, _picture_frame(source),
-                _THREADS_PER_TASK,
-            )  # fmt: skip
-            work.code(job)
+            for label, (folder, digest) in models.items():
+                job = StreamSet(
+                    label, str(folder.absolute()), digest, source, qps, intra_period, field, _picture_frame(source),
+                    _THREADS_PER_TASK,
+                )  # fmt: skip
+                work.code(job)
         for anchor in anchors:
             work.encode_anchor(anchor, list(FIRST_QPS))
         work.finish()
@@ -101,7 +108,7 @@ def ray_running(address: str | None) -> Iterator[Any]:
         yield ray
         return
     try:
-        ray.init(address=address, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
+        ray.init(address=address, include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
     except (ConnectionError, RuntimeError, ValueError) as error:
         where = f"cluster '{address}' can't be reached" if address else "can't be started here"
         raise BitreelError(f"Ray {where}: {str(error).splitlines()[0]}") from error
@@ -121,15 +128,15 @@ class _Work:
         self._intra_period, self._report = intra_period, report
         self._pending: dict[Any, tuple[str, EvaluationSource, int]] = {}  # task -> what, on what, files it makes
         self._done, self._total = 0, 0
-        self.points: dict[str, list[Point]] = {}
+        self.points: dict[str, dict[str, list[Point]]] = {}  # label -> sequence -> points
         self.anchors: dict[str, dict[str, dict[int, tuple[Point, Path]]]] = {}
 
     def code(self, job: StreamSet) -> None:
         name = job.source.name
         task = self._ray.remote(num_cpus=1)(measure_stream_set).remote(
-            job, self._out / "streams" / name, self._out / "pictures" / name
+            job, self._out / "streams" / name / job.label, self._out / "pictures" / name
         )
-        self._add(task, "bitreel", job.source, len(job.qps))
+        self._add(task, job.label, job.source, len(job.qps))
 
     def encode_anchor(self, anchor: str, qps: list[int]) -> None:
         for source in self._sources:
@@ -147,7 +154,7 @@ class _Work:
             while self._pending:
                 ready, _ = self._ray.wait(list(self._pending), num_returns=1)
                 self._take(ready[0])
-                if len(self.points) == len(self._sources):
+                if len(self.points.get(OURS, {})) == len(self._sources):
                     self._extend_anchors()
         except BaseException:
             for task in self._pending:
@@ -162,8 +169,8 @@ class _Work:
     def _take(self, task: Any) -> None:
         what, source, files = self._pending.pop(task)
         result = fetch(self._ray, task, f"{what} on {source.name}")
-        if what == "bitreel":
-            self.points[source.name] = result
+        if what in (OURS, CHAMPION):
+            self.points.setdefault(what, {})[source.name] = result
         else:
             self.anchors[what][source.name][result[0].qp] = result
         self._done += files
@@ -176,7 +183,7 @@ class _Work:
                 continue
             wanted: set[int] = set()
             for name, points in by_sequence.items():
-                wanted |= _missing_qps({qp: p.psnr_yuv for qp, (p, _) in points.items()}, self.points[name])
+                wanted |= _missing_qps({qp: p.psnr_yuv for qp, (p, _) in points.items()}, self.points[OURS][name])
             room = MAX_ANCHOR_POINTS - len(next(iter(by_sequence.values())))
             if wanted and room > 0:
                 self.encode_anchor(anchor, sorted(wanted)[:room])
@@ -245,8 +252,12 @@ def _sequence(work: _Work, source: EvaluationSource, anchors: list[str], out: Pa
     at = _picture_frame(source)
     frame = next(f for i, f in enumerate(source.frames()) if i == at)
     write_picture(folder / "source.webp", frame, source.format)
-    ours = [replace(p, picture=f"pictures/{source.name}/qp{p.qp:02d}.webp") for p in work.points[source.name]]
-    beside: dict[str, list[Point]] = {}
+    coded = {
+        label: [replace(p, picture=f"pictures/{source.name}/{label}-qp{p.qp:02d}.webp") for p in points[source.name]]
+        for label, points in work.points.items()
+    }
+    ours = coded.pop(OURS)
+    beside: dict[str, list[Point]] = coded
     for anchor in anchors:
         beside[anchor] = []
         for qp, (point, picture) in sorted(work.anchors[anchor][source.name].items(), reverse=True):

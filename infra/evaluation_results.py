@@ -18,6 +18,7 @@ from infra.evaluation_source import EvaluationSource
 RESULTS_FILE = "results.json"
 TABLE_FILE = "results.parquet"
 FORMAT = 1
+OURS, CHAMPION = "bitreel", "champion"  # how results call the model, and the one it is compared with
 
 
 @dataclass(frozen=True)

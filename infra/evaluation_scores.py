@@ -8,7 +8,7 @@ import statistics
 from collections.abc import Callable
 
 from infra.bdrate import ALL, PSNR_RANGES, Curve, QualityRange, bd_rate, is_monotonic, mean_of_sequences, ms_ssim_db
-from infra.evaluation_results import BdRow, Point, SequenceResult
+from infra.evaluation_results import CHAMPION, BdRow, Point, SequenceResult
 
 MEAN_OF_SEQUENCES = "mean of sequences"
 MEAN_CURVE = "mean curve"
@@ -23,9 +23,10 @@ _METRICS: dict[str, tuple[Callable[[Point], float | None], Callable[[float], flo
 
 
 def bd_table(sequences: list[SequenceResult]) -> list[BdRow]:
-    """BD-rates of our points against every anchor: per metric and range both aggregations, then each sequence.
+    """BD-rates of our points against every anchor, and against the champion where it was coded too.
 
-    MS-SSIM rows speak of the sequences large enough for it; there are none where no sequence is.
+    Per metric and range both aggregations, then each sequence. MS-SSIM rows speak of the sequences large enough for
+    it; there are none where no sequence is.
     """
     rows = []
     for anchor in sequences[0].anchors:
@@ -53,7 +54,8 @@ def scores_of(sequences: list[SequenceResult], table: list[BdRow]) -> dict[str, 
     """Flat figures for gates. A figure that could not be had is absent, so that a gate on it fails.
 
     bd_rate.ANCHOR, bd_rate.ANCHOR.30-40, bd_rate.ANCHOR.40-48: percent, PSNR-YUV, mean of sequences;
-    bd_rate_mean_curve.… the other aggregation; bd_rate_ms_ssim.ANCHOR. psnr_range_db: PSNR-YUV span of the sequence
+    bd_rate_mean_curve.… the other aggregation; bd_rate_ms_ssim.… . Against the champion they are called
+    bd_rate_vs_champion and so on. psnr_range_db: PSNR-YUV span of the sequence
     with the smallest. monotonic: 1 where rate and PSNR-YUV rise at every QP of every sequence. decode_hash_failures:
     streams whose fresh decode is not the encoder's reconstruction, pixel for pixel. estimate_error_percent: the worst
     frame over 1 kB. container_bytes_per_frame, header_bytes: the worst stream. bits_total: of all our files.
@@ -68,7 +70,8 @@ def scores_of(sequences: list[SequenceResult], table: list[BdRow]) -> dict[str, 
         }.get((row.metric, row.aggregation))
         if prefix and row.result.percent is not None:
             suffix = "" if row.range == ALL.name else f".{row.range}"
-            scores[f"{prefix}.{row.anchor}{suffix}"] = row.result.percent
+            versus = f"{prefix}_vs_champion" if row.anchor == CHAMPION else f"{prefix}.{row.anchor}"
+            scores[versus + suffix] = row.result.percent
     scores["psnr_range_db"] = min(s.points[-1].psnr_yuv - s.points[0].psnr_yuv for s in sequences)
     scores["monotonic"] = float(all(_rises(s.points) for s in sequences))
     scores["decode_hash_failures"] = float(sum(not p.details["exact"] for p in points))

@@ -27,8 +27,9 @@ ESTIMATE_FLOOR_BYTES = 1000  # below this a whole byte is too large a share to c
 
 @dataclass(frozen=True)
 class StreamSet:
-    """What one task codes. `threads` is PyTorch's, in encoder and decoder alike."""
+    """What one task codes. label names the codec in results; `threads` is PyTorch's, in encoder and decoder alike."""
 
+    label: str
     model: str
     model_hash: str
     source: EvaluationSource
@@ -40,7 +41,9 @@ class StreamSet:
 
 
 def measure_stream_set(job: StreamSet, folder: Path, pictures: Path) -> list[Point]:
-    """Encode all QPs to `folder`, decode them in one fresh process, and measure; one point a QP.
+    """Encode all QPs to `folder`, decode them in one fresh process, and measure; one point a QP, worst quality first.
+
+    Each point's picture is the path of a decoded frame that the decoder wrote to `pictures`.
 
     A finished set is kept beside its streams and found again by a later run with the very same model, code, frames
     and settings. Raises BitreelError where a stream can't be encoded or decoded: there is no set with gaps.
@@ -57,7 +60,7 @@ def measure_stream_set(job: StreamSet, folder: Path, pictures: Path) -> list[Poi
     folder.mkdir(parents=True, exist_ok=True)
     codec = load_codec(job.model)
     encoded = {qp: _encode(codec, job, qp, folder / f"qp{qp:02d}.brl") for qp in job.qps}
-    streams = [(qp, str(folder / f"qp{qp:02d}.brl"), str(pictures / f"qp{qp:02d}.webp")) for qp in job.qps]
+    streams = [(qp, str(folder / f"qp{qp:02d}.brl"), str(pictures / f"{job.label}-qp{qp:02d}.webp")) for qp in job.qps]
     decoded = _decode_elsewhere(
         DecodeJob(job.model, job.source, streams, job.picture_frame, job.threads), folder.parent
     )
@@ -131,7 +134,7 @@ def _point(
             f"{job.source.name} QP {answer['qp']}: encoder reports {report.bytes} bytes, file has {size}"
         )
     return Point.of(
-        "bitreel", answer["qp"], size, job.source, frames, encode_seconds, answer["decode_seconds"], details
+        job.label, answer["qp"], size, job.source, frames, encode_seconds, answer["decode_seconds"], details
     )
 
 

@@ -305,7 +305,7 @@ def _version(item: MlflowVersion, aliases: dict[int, list[str]]) -> ModelVersion
         name=item.name,
         version=number,
         run_id=item.run_id or "",
-        source=item.source,
+        source=item.source or "",
         created_ms=int(item.creation_timestamp),
         aliases=tuple(sorted(aliases.get(number, ()))),
         scores=scores,

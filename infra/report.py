@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from infra.bdrate import PSNR_RANGES
-from infra.evaluation_results import BdRow, Evaluation, Point, SequenceResult, write_atomically
+from infra.evaluation_results import CHAMPION, OURS, BdRow, Evaluation, Point, SequenceResult, write_atomically
 from infra.evaluation_scores import MEAN_CURVE, MEAN_OF_SEQUENCES, ONE_SEQUENCE, rate_at_quality
 from infra.pictures import data_url
 from infra.report_figures import METRICS, frame_plot, mean_rd_plot, rd_plot
@@ -37,6 +37,7 @@ def write_report(evaluation: Evaluation, out: Path) -> Path:
         sequence_names=[s.source.name for s in evaluation.sequences],
         refusals=_refusals(evaluation.bd_rates),
         sequences=[_sequence(evaluation, s) for s in evaluation.sequences],
+        rivals=list(evaluation.sequences[0].anchors),
         anchors=_anchors(evaluation),
         speeds=_speeds(evaluation),
     )
@@ -130,7 +131,7 @@ def _point_row(point: Point, sequence: SequenceResult) -> dict[str, Any]:
 
 
 def _strip(evaluation: Evaluation, sequence: SequenceResult, point: Point) -> list[dict[str, Any]]:
-    shown = [point, *(nearest_in_rate(point, points) for points in list(sequence.anchors.values())[:1])]
+    shown = [point, *(nearest_in_rate(point, points) for points in _strip_rivals(sequence))]
     return [
         {
             "picture": _picture(evaluation, p.picture),
@@ -139,6 +140,12 @@ def _strip(evaluation: Evaluation, sequence: SequenceResult, point: Point) -> li
         }
         for p in shown
     ]
+
+
+def _strip_rivals(sequence: SequenceResult) -> list[list[Point]]:
+    """The conventional codec, where there is one; there is room for one picture beside ours."""
+    rivals = [points for name, points in sequence.anchors.items() if name != CHAMPION] or [*sequence.anchors.values()]
+    return rivals[:1]
 
 
 def _picture(evaluation: Evaluation, path: str | None) -> str | None:
@@ -157,7 +164,8 @@ def _spread(points: list[Point]) -> list[Point]:
 def _anchors(evaluation: Evaluation) -> list[dict[str, str]]:
     """What each anchor is, in its encoder's own words."""
     described = []
-    for name, points in evaluation.sequences[0].anchors.items():
+    for name in evaluation.settings["anchors"]:
+        points = evaluation.sequences[0].anchors[name]
         command = points[0].details["command"]
         params = ":".join(f"{k}={v}" for k, v in command["x265-params"].items() if k != "qp")
         tune = f" tune {command['tune']}" if command["tune"] else ""
@@ -173,7 +181,7 @@ def _anchors(evaluation: Evaluation) -> list[dict[str, str]]:
 def _speeds(evaluation: Evaluation) -> list[dict[str, Any]]:
     curves: dict[str, list[Point]] = {}
     for sequence in evaluation.sequences:
-        for codec, points in {"bitreel": sequence.points, **sequence.anchors}.items():
+        for codec, points in {OURS: sequence.points, **sequence.anchors}.items():
             curves.setdefault(codec, []).extend(points)
     return [
         {

@@ -7,10 +7,10 @@ from collections.abc import Callable
 from typing import Any
 
 from infra.bdrate import ms_ssim_db
-from infra.evaluation_results import Evaluation, Point, SequenceResult
+from infra.evaluation_results import OURS, Evaluation, Point, SequenceResult
 from infra.evaluation_scores import mean_points
 
-OURS = "#c2410c"
+OUR_COLOUR = "#c2410c"
 ANCHOR_COLOURS = ("#1d4ed8", "#0f766e", "#7e22ce", "#525252")
 
 METRICS: dict[str, tuple[str, Callable[[Point], float | None], Callable[[float], float]]] = {
@@ -28,7 +28,7 @@ def mean_rd_plot(evaluation: Evaluation, metric: str) -> str | None:
     able = [s for s in evaluation.sequences if all(raw(p) is not None for p in s.points)]
     if not able:
         return None
-    curves = {"bitreel": [s.points for s in able]}
+    curves = {OURS: [s.points for s in able]}
     curves |= {anchor: [s.anchors[anchor] for s in able] for anchor in able[0].anchors}
     lines = {}
     for codec, points in curves.items():
@@ -41,7 +41,7 @@ def rd_plot(sequence: SequenceResult, metric: str) -> str | None:
     """One sequence's curves; None where it is too small for the metric."""
     _, raw, to_db = METRICS[metric]
     lines: Lines = {}
-    for codec, points in {"bitreel": sequence.points, **sequence.anchors}.items():
+    for codec, points in {OURS: sequence.points, **sequence.anchors}.items():
         pairs = [(p.bpp, to_db(v)) for p in points if (v := raw(p)) is not None]
         if len(pairs) != len(points):
             return None
@@ -73,8 +73,8 @@ def _rd_plot(lines: Lines, metric: str) -> str:
 
 
 def _style(codec: str, index: int) -> dict[str, Any]:
-    ours = codec == "bitreel"
-    colour = OURS if ours else ANCHOR_COLOURS[(index - 1) % len(ANCHOR_COLOURS)]
+    ours = codec == OURS
+    colour = OUR_COLOUR if ours else ANCHOR_COLOURS[(index - 1) % len(ANCHOR_COLOURS)]
     return {"color": colour, "linewidth": 1.8 if ours else 1.2, "markersize": 3.5, "zorder": 3 if ours else 2}
 
 
@@ -87,8 +87,8 @@ def _axes(count: int, size: tuple[float, float]) -> tuple[Any, list[Any]]:
         axis.grid(alpha=0.25, which="both", linewidth=0.6)
         axis.spines[["top", "right"]].set_visible(False)
         axis.tick_params(labelsize=8)
-        axis.xaxis.label.set_size(9)
-        axis.yaxis.label.set_size(9)
+        axis.xaxis.label.set_fontsize(9)
+        axis.yaxis.label.set_fontsize(9)
     return figure, axes
 
 

@@ -64,14 +64,14 @@ class VideoSource:
         _check_file(path)
         self._open()
         try:
-            self._first = next(self._decode(), None)
+            self._rest = self._decode()
+            self._first: VideoFrame | None = next(self._rest, None)
             if self._first is None:
                 raise VideoError(f"{path}: holds no frames")
+            self._describe(self._first)
         except BaseException:
             self.close()
             raise
-        self._fresh = True
-        self._describe(self._first)
 
     def __enter__(self) -> VideoSource:
         return self
@@ -137,9 +137,7 @@ class VideoSource:
             done = "applied" if angle % 90 == 0 else "ignored: only quarter turns are possible"
             self.notes.append(f"rotation tag of {angle} degrees {done}")
         width, height = (self._height, self._width) if self._turns % 2 else (self._width, self._height)
-        full = not self._stored_rgb and (
-            stored.startswith("yuvj") or int(picture.color_range) == _FULL or stored.startswith("gray")
-        )
+        full = not self._stored_rgb and (stored.startswith(("yuvj", "gray")) or int(picture.color_range) == _FULL)
         matrix = _MATRICES.get(int(picture.colorspace))
         if matrix is None:
             matrix = "bt601" if min(width, height) < 720 else "bt709"
@@ -160,14 +158,13 @@ class VideoSource:
 
     def _pictures(self) -> Iterator[VideoFrame]:
         """Decoded pictures, checked for size changes, damage and a premature end."""
-        if self._fresh:
-            self._fresh = False
-        else:
+        if self._first is None:  # not the first time: start anew
             self.close()
             self._open()
-            self._first = next(self._decode(), None)
+            self._rest = self._decode()
+            self._first = next(self._rest, None)
         clock = _Clock()
-        picture, rest, count = self._first, self._decode(), 0
+        picture, rest, count = self._first, self._rest, 0
         self._first = None
         while picture is not None:
             if (picture.width, picture.height) != (self._width, self._height):

@@ -48,7 +48,7 @@ class ClipLoader:
 
     Each epoch is a fresh permutation of all clips, dealt to the ranks in turn, so no clip comes twice in an epoch.
     Position, time offset and horizontal flip come from a generator seeded by (seed, place in the whole order).
-    Clips shorter than `clip_frames` are played back and forth; pictures smaller than `crop` are mirrored at their edges.
+    Clips shorter than `clip_frames` are played back and forth; pictures smaller than `crop` are mirrored at the edges.
 
     Raises UsageError where the store holds RGB, the split is empty or unknown, or a size makes no sense; BitreelError
     where a shard is missing or shorter than the manifest says.
@@ -74,7 +74,9 @@ class ClipLoader:
         if not 0 <= rank < world:
             raise UsageError(f"rank {rank} is not in a world of {world}")
         if read_store_settings(store)["pixels"] != "yuv420":
-            raise UsageError(f"store '{store}' holds RGB; training wants one made with `bitreel ingest --pixels yuv420`")
+            raise UsageError(
+                f"store '{store}' holds RGB; training wants one made with `bitreel ingest --pixels yuv420`"
+            )
         self.split, self.clip_frames, self.crop, self.batch_size = split, clip_frames, crop, batch_size
         self.seed, self.rank, self.world = seed, rank, world
         self._shards = _Shards(store / SHARDS)
@@ -111,9 +113,7 @@ class ClipLoader:
             self._order = (epoch, np.random.default_rng([self.seed, epoch, 1]).permutation(len(self._clips)))
         return int(self._order[1][position])
 
-    def _fill(
-        self, clip: _Clip, rng: np.random.Generator, luma: NDArray[np.uint8], chroma: NDArray[np.uint8]
-    ) -> None:
+    def _fill(self, clip: _Clip, rng: np.random.Generator, luma: NDArray[np.uint8], chroma: NDArray[np.uint8]) -> None:
         """Cut one clip: luma (T, crop, crop), chroma (T, 2, crop/2, crop/2), written in place."""
         stored = self._shards.view(clip)
         frames, width, height = clip.frames, clip.stored_width, clip.stored_height

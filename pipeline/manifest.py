@@ -1,4 +1,4 @@
-"""The manifest: one row a clip, one Parquet fragment a source video. A source counts as ingested once its fragment is there.
+"""The manifest: one row a clip, one Parquet fragment a source. A source is ingested once its fragment is there.
 
 Layout of a store: `store.json`, `shards/*.tar`, `manifest/*.parquet`, `quarantine/*.parquet`.
 """
@@ -87,7 +87,9 @@ def create_or_check_store(store: Path, settings: dict[str, Any]) -> None:
     for folder in (SHARDS, MANIFEST, QUARANTINE):
         (store / folder).mkdir(parents=True, exist_ok=True)
     if not (store / STORE_FILE).exists():
-        write_by_rename(store / STORE_FILE, (json.dumps({"format": STORE_FORMAT, **settings}, indent=2) + "\n").encode())
+        write_by_rename(
+            store / STORE_FILE, (json.dumps({"format": STORE_FORMAT, **settings}, indent=2) + "\n").encode()
+        )
 
 
 def read_store_settings(store: Path) -> dict[str, Any]:

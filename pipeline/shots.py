@@ -1,8 +1,8 @@
 """Shot cuts, found while frames stream by: a hard cut is one big step between two frames with calm on both sides.
 
-Each frame is reduced to a small grid of luma samples. The step to the next frame is the mean absolute difference of the
-grids, backed by the distance of their histograms. Fast motion has big steps too, but many in a row, and a flash has two;
-so a step is judged against its neighbours before and after it. Fades and dissolves are not found.
+Each frame is reduced to a small grid of luma samples. The step to the next frame is the mean absolute difference of
+the grids, backed by the distance of their histograms. Fast motion has big steps too, but many in a row, and a flash
+has two; so a step is judged against its neighbours before and after it. Fades and dissolves are not found.
 """
 
 from __future__ import annotations
@@ -44,6 +44,11 @@ class ShotCutDetector:
             self._waiting.append((index, self.last_step, distance))
         self._grid, self._histogram = grid, histogram
         return self._judge(LOOKAHEAD)
+
+    @property
+    def judged(self) -> int:
+        """How many frames, from the first, are known to start a shot or not."""
+        return self._count - len(self._waiting)
 
     def finish(self) -> list[int]:
         """Judge the last frames; gives indices as `push` does."""

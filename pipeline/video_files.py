@@ -1,4 +1,4 @@
-"""Writing videos: .y4m and raw .yuv, and lossless .mkv (FFV1) and .mp4 (H.264, QP 0). What is read back is what went in."""
+"""Writing videos without loss: .y4m, raw .yuv, .mkv (FFV1) and .mp4 (H.264, QP 0)."""
 
 from __future__ import annotations
 
@@ -27,8 +27,8 @@ class VideoWriter:
         self._closed = False
         path.parent.mkdir(parents=True, exist_ok=True)
         suffix = path.suffix.lower()
-        self._sink: _Sink = _Raw(self._temporary, fmt, suffix) if suffix in (".y4m", ".yuv") else _Coded(
-            self._temporary, fmt, suffix
+        self._sink: _Sink = (
+            _Raw(self._temporary, fmt, suffix) if suffix in (".y4m", ".yuv") else _Coded(self._temporary, fmt, suffix)
         )
 
     def write(self, frame: Frame) -> None:

@@ -30,8 +30,11 @@ MAX_SKIPPED_IN_A_ROW = 25  # a run whose gradients are not finite for this long 
 class Clips(Protocol):
     """A batch: luma (B, T, 1, H, W) and chroma (B, T, 2, H/2, W/2), both uint8."""
 
-    luma: Tensor
-    chroma: Tensor
+    @property
+    def luma(self) -> Tensor: ...
+
+    @property
+    def chroma(self) -> Tensor: ...
 
 
 class BatchSource(Protocol):

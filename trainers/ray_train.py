@@ -51,7 +51,8 @@ class RunTracker(Protocol):
 class RunTrackerSpec(Protocol):
     """Can be pickled; opened in the process of rank 0."""
 
-    run_id: str
+    @property
+    def run_id(self) -> str: ...
 
     def open(self) -> RunTracker: ...
 
@@ -94,8 +95,8 @@ def train_on_ray(
         starting_codec(recipe, init_from)
         _prepare_run(folder, recipe, store, resources, init_from)
         with _watch_progress(folder / PROGRESS_FILE, on_progress):
-            _fit(recipe, store, folder, resources, init_from, tracking)
-        return _result(folder, recipe, tracking.run_id if tracking else "")
+            checkpoint = _fit(recipe, store, folder, resources, init_from, tracking)
+        return _result(checkpoint, folder.name, recipe, tracking.run_id if tracking else "")
 
 
 def starting_codec(recipe: Recipe, init_from: Path | None) -> Codec:
@@ -145,7 +146,8 @@ def _fit(
     resources: Resources,
     init_from: Path | None,
     tracking: RunTrackerSpec | None,
-) -> None:
+) -> Path | None:
+    """Run the workers to their end and give the last checkpoint there is."""
     from ray.train import CheckpointConfig, FailureConfig, RunConfig, ScalingConfig
     from ray.train.torch import TorchConfig, TorchTrainer
     from ray.train.v2.api.exceptions import TrainingFailedError
@@ -174,8 +176,9 @@ def _fit(
         ),
     )
     failure: TrainingFailedError | None = None
+    checkpoint = None
     try:
-        trainer.fit()
+        checkpoint = trainer.fit().checkpoint
     except TrainingFailedError as error:
         failure = error
     if (folder / FAILURE_FILE).is_file():
@@ -186,24 +189,21 @@ def _fit(
         raise BitreelError(
             f"training '{folder.name}' failed {MAX_FAILURES + 1} times and gave up: {lines[-1].strip()}"
         ) from failure
+    return Path(checkpoint.path) if checkpoint else None
 
 
-def _result(folder: Path, recipe: Recipe, run_id: str) -> TrainingResult:
-    from ray.train import Result
-
-    try:
-        checkpoint = Result.from_path(str(folder)).checkpoint
-    except RuntimeError:
-        checkpoint = None
+def _result(checkpoint: Path | None, name: str, recipe: Recipe, run_id: str) -> TrainingResult:
+    """The finished run; raises BitreelError where it was stopped (Ctrl-C ends Ray Train without an error)."""
     if checkpoint is None:
-        raise BitreelError(f"training '{folder.name}' was stopped before its first checkpoint")
-    state = load_training_state(Path(checkpoint.path))
+        raise BitreelError(
+            f"training '{name}' was stopped before its first checkpoint; --resume {name} begins it again"
+        )
+    state = load_training_state(checkpoint)
     if state.step < recipe.total_steps:
         raise BitreelError(
-            f"training '{folder.name}' was stopped at step {state.step} of {recipe.total_steps}; "
-            f"go on with --resume {folder.name}"
+            f"training '{name}' was stopped at step {state.step} of {recipe.total_steps}; go on with --resume {name}"
         )
-    return TrainingResult(Path(checkpoint.path), state.metrics, run_id)
+    return TrainingResult(checkpoint, state.metrics, run_id)
 
 
 def _worker(config: dict[str, Any]) -> None:

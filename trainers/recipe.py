@@ -88,7 +88,7 @@ class Recipe:
         plain["codec"] = {"family": self.codec, "config": plain.pop("codec_config")}
         for phase in plain["phases"]:
             phase["lambda"] = phase.pop("lambda_range")
-        return _lists(plain)  # type: ignore[no-any-return]
+        return _lists(plain)
 
 
 _SHARE = numbers(0.0, 1.0)

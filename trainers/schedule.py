@@ -64,7 +64,7 @@ PLAN_COLUMNS = ("phase", "steps", "mask", "QP", "λ", "clip", "crop", "learning 
 
 def plan_rows(recipe: Recipe) -> list[tuple[str, ...]]:
     """The plan, one row a phase, in the order of PLAN_COLUMNS."""
-    rows = []
+    rows: list[tuple[str, ...]] = []
     first = 0
     for phase in recipe.phases:
         warmup = f", warm-up {phase.warmup_steps}" if phase.warmup_steps else ""

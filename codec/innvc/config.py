@@ -18,8 +18,8 @@ class InnVCConfig:
     trunk_blocks: int = 2
     group_blocks: int = 1
     # Channels of the conditioning field's fine (1/16) and coarse (1/32) grids, and of what its decoder makes of them.
-    fine_channels: int = 4
-    coarse_channels: int = 4
+    fine_channels: int = 2
+    coarse_channels: int = 2
     field_features: int = 16
     # Frames that share one field, and frames that share one time slice of its coarse grid.
     segment_frames: int = 16

@@ -51,8 +51,9 @@ class FieldDecoder(nn.Module):
         self.fine_scale = QPTable(config.fine_channels)
         self.coarse_scale = QPTable(config.coarse_channels)
         with torch.no_grad():
-            self.fine_scale.knots.fill_(24.0)  # about 1.5 grid steps
-            self.coarse_scale.knots.fill_(24.0)
+            # The field starts nearly empty and nearly free, and grows where it pays.
+            self.fine_scale.knots.fill_(18.0)  # a Laplace scale of 0.64 grid steps
+            self.coarse_scale.knots.fill_(10.0)  # 0.2
 
     def forward(self, field: Field, frame: int, h: int, w: int, arithmetic: Arithmetic) -> Tensor:
         """Features of the segment's frame number `frame`."""
@@ -72,12 +73,27 @@ class FieldEncoder(nn.Module):
     def __init__(self, config: InnVCConfig, channels: int, width: int = 64) -> None:
         super().__init__()
         self.slice_frames = config.slice_frames
+        self.direct = nn.Conv2d(2 * channels, config.fine_channels, 1)
         self.enter = nn.Conv2d(2 * channels + 1, width, 1)
         self.halve = nn.Conv2d(width, width, 2, stride=2)
         self.mix = nn.Conv2d(width, width, 3, padding=1)
         self.fine = nn.Conv2d(width, config.fine_channels, 1)
         self.halve_again = nn.Conv2d(width, width, 2, stride=2)
         self.coarse = nn.Conv2d(width, config.coarse_channels, 1)
+        self._initialize(channels)
+
+    def _initialize(self, channels: int) -> None:
+        """Begin with what is worth saying: how busy a place is, and how much it changes. The rest is learned."""
+        for layer in (self.fine, self.coarse, self.direct):
+            nn.init.normal_(layer.weight, std=0.002)
+            assert layer.bias is not None
+            nn.init.zeros_(layer.bias)
+        middle = slice(3, channels // 3)
+        with torch.no_grad():
+            for grid, first in enumerate((0, channels)[: self.direct.out_channels]):
+                part = self.direct.weight[grid, first : first + channels]
+                part[middle] += 0.4 / (channels // 3 - 3)
+                self.direct.bias[grid] = -0.25  # type: ignore[index]
 
     def forward(self, texture: Tensor, change: Tensor, qp: Tensor) -> Field:
         """Real-valued grids.
@@ -87,20 +103,19 @@ class FieldEncoder(nn.Module):
         """
         h, w = texture.shape[2:]
         frames = change.shape[1] + 1
-        level = (qp.float() / 32 - 1).view(-1, 1, 1, 1).expand(-1, 1, h, w)
+        level = (qp.float() / 32 - 1).view(-1, 1, 1, 1)
         halves, fines = [], []
         for start in range(0, frames, self.slice_frames):
             # Differences belong to the later frame; a slice's first frame at 0 has none.
             part = change[:, max(start - 1, 0) : start + self.slice_frames - 1]
             mean = part.mean(1) if part.shape[1] else torch.zeros_like(texture)
-            x = F.relu(self.enter(torch.cat([texture, mean, level], dim=1)))
-            x = F.pad(x, (0, -w % COARSE, 0, -h % COARSE), mode="replicate")
+            seen = torch.cat([texture, mean], dim=1)
+            seen = F.pad(seen, (0, -w % COARSE, 0, -h % COARSE), mode="replicate")
+            x = F.relu(self.enter(torch.cat([seen, level.expand(-1, 1, *seen.shape[2:])], dim=1)))
             x = F.relu(self.halve(x))
             x = x + F.relu(self.mix(x))
-            fines.append(self.fine(x))
+            fines.append(self.fine(x) + self.direct(F.avg_pool2d(seen, FINE)))
             halves.append(self.coarse(F.relu(self.halve_again(x))))
         fine = torch.stack(fines).mean(0)[:, :, : -(-h // FINE), : -(-w // FINE)] * STEPS_PER_UNIT
         return Field(fine, torch.stack(halves, dim=1) * STEPS_PER_UNIT)
 
-
-__all__ = ["Field", "FieldDecoder", "FieldEncoder", "grid_shapes"]

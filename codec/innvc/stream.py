@@ -167,7 +167,7 @@ def encode_stream(
                 if number == 0:
                     state.place = 0
                     _send_field(state, coder, padded, options, intra)
-                    report.field_bytes += coder.bits // 8
+                    report.field_bytes += round(coder.estimated_bits / 8)
                 motion, rebuilt = _encode_frame(state, coder, planes, options.qp, intra, motion)
                 payload = coder.finish()
                 size = write_packet(sink, index, INTRA if intra else INTER, options.qp, payload)

@@ -71,7 +71,7 @@ def test_frozen_parameters_do_not_move_and_later_move_again() -> None:
     train(codec, recipe, MadeUpBatches(recipe), Recorder())
     assert not torch.equal(before, codec.down.weight)  # type: ignore[arg-type, union-attr]
     phases[0]["frozen"] = ["nothing_of_the_kind"]
-    with pytest.raises(UsageError, match="phase 'still'.*nothing_of_the_kind"):
+    with pytest.raises(UsageError, match=r"phase 'still'.*nothing_of_the_kind"):
         train(codec, tiny_recipe(phases=phases), MadeUpBatches(recipe), Recorder())
 
 

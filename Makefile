@@ -1,0 +1,36 @@
+# `make demo` and `make test` each do all set-up: a .venv of their own, plain pip, no root.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+# Folder or files to run the demo on; without it, clips are rendered from photographs.
+VIDEOS ?=
+
+.PHONY: setup demo test test-all lint bench clean
+
+setup: $(STAMP)
+
+$(STAMP): pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --disable-pip-version-check -q -c constraints.txt -e ".[dev]"
+	touch $(STAMP)
+
+demo: $(STAMP)
+	$(BIN)/bitreel demo $(if $(VIDEOS),--videos $(VIDEOS))
+
+test: lint
+	$(BIN)/python -m pytest
+
+test-all: lint
+	$(BIN)/python -m pytest -m "slow or not slow"
+
+lint: $(STAMP)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+bench: $(STAMP)
+	for file in benchmarks/*.py; do $(BIN)/python $$file $(if $(VIDEOS),--videos $(VIDEOS)) || exit 1; done
+
+clean:
+	rm -rf $(VENV) build *.egg-info

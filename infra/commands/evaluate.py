@@ -1,0 +1,154 @@
+"""`bitreel evaluate`: real files, decoded by another process, beside x265; logged beside the model version."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from codec.errors import UsageError
+from infra.console import JsonOption, console, progress, write_json
+
+if TYPE_CHECKING:
+    from infra.evaluation_results import Evaluation
+    from infra.registry import ModelVersion
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command."""
+    app.command(
+        "evaluate",
+        help="Measure a model on videos with real bitstreams, beside x265: RD table, BD-rates, report.html.",
+        epilog="Example: bitreel evaluate --model street-cams@3 --videos held-out/ --qps 0,21,42,63 --anchors x265-ldp",
+    )(evaluate_command)
+
+
+def evaluate_command(
+    model: Annotated[str, typer.Option(help="name@champion, name@7, models:/…, or a checkpoint folder.")],
+    videos: Annotated[
+        list[str],
+        typer.Option("--videos", help="Videos, folders or globs; several after one --videos, or the option repeated."),
+    ],
+    more_videos: Annotated[list[str] | None, typer.Argument(metavar="[SRC]...", help="More videos.")] = None,
+    qps: Annotated[str, typer.Option(help="QPs to code at, 0 (worst) to 63.")] = "0,9,18,27,36,45,54,63",
+    anchors: Annotated[
+        str, typer.Option(help="x265-ldp-psnr, x265-ldp, x265-ra, x265-medium; '' for none.")
+    ] = "x265-ldp-psnr,x265-ldp",
+    frames: Annotated[int, typer.Option(min=1, help="At most this many frames from each video's start.")] = 96,
+    intra_period: Annotated[int, typer.Option(help="-1: one intra frame; N: one every N frames.")] = -1,
+    out: Annotated[Path | None, typer.Option(help="Folder for results; default below runs/evaluations/.")] = None,
+    address: Annotated[str | None, typer.Option(help="Ray cluster, as ray://host:10001; default: here.")] = None,
+    json_path: JsonOption = None,
+) -> None:
+    """Resolve, measure, write, log, print."""
+    from infra.evaluation import evaluate_model
+    from infra.evaluation_log import log_evaluation
+    from infra.report import REPORT_FILE, write_report
+    from infra.tracking import connect
+
+    folder, version, champion = _models(model)
+    found = local_videos([*videos, *(more_videos or [])])
+    connect()  # an MLflow that does not answer is better known now than after the work
+    stamp = datetime.now().strftime("%Y%m%d-%H%M%S")
+    label = f"{version.name}-{version.version}" if version else folder.resolve().name
+    out = out or Path("runs") / "evaluations" / f"{label}-{stamp}"
+    with progress() as bar:
+        task = bar.add_task("evaluate", total=None)
+
+        def on_progress(done: int, total: int, what: str) -> None:
+            bar.update(task, completed=done, total=total, description=what or "evaluate")
+
+        evaluation = evaluate_model(
+            folder, found, qps=parse_qps(qps), anchors=[a.strip() for a in anchors.split(",") if a.strip()],
+            frames=frames, intra_period=intra_period, out=out, address=address, on_progress=on_progress,
+            champion=_champion_folder(champion),
+        )  # fmt: skip
+    report = write_report(evaluation, evaluation.folder / REPORT_FILE)
+    run = log_evaluation(evaluation, report, version, champion)
+    print_evaluation(evaluation)
+    console.print(f"report: {report}\nMLflow run: {run}", markup=False, soft_wrap=True)
+    write_json(json_path, {**evaluation.to_json(), "report": str(report), "mlflow_run": run})
+
+
+def parse_qps(text: str) -> list[int]:
+    """ "0,21,42" → [0, 21, 42]. Raises UsageError."""
+    try:
+        return [int(part) for part in text.split(",") if part.strip()]
+    except ValueError as error:
+        raise UsageError(f"--qps '{text}': expected whole numbers with commas, as 0,21,42,63") from error
+
+
+def local_videos(sources: list[str]) -> list[Path]:
+    """Videos from files, folders, globs and lists. Raises UsageError where there are none, or for URLs."""
+    from pipeline.sources import find_sources, is_remote
+
+    found = find_sources(sources)
+    remote = [location for location in found if is_remote(location)]
+    if remote:
+        raise UsageError(f"--videos '{remote[0]}': evaluation reads local files only; copy it here first")
+    return [Path(location) for location in found]
+
+
+def print_evaluation(evaluation: Evaluation) -> None:
+    """The RD table and the BD-rates."""
+    from rich.table import Table
+
+    from infra.evaluation_scores import MEAN_CURVE, MEAN_OF_SEQUENCES, rate_at_quality
+
+    rivals = list(evaluation.sequences[0].anchors)
+    table = Table(title=f"{evaluation.model['name']}: bits per luma pixel of whole files, decoded elsewhere")
+    for column in ("sequence", "QP", "bpp", "PSNR-Y", "PSNR-YUV", "MS-SSIM", "exact"):
+        table.add_column(column, justify="left" if column == "sequence" else "right")
+    for rival in rivals:
+        table.add_column(f"{rival}\nat this PSNR-YUV", justify="right")
+    for sequence in evaluation.sequences:
+        for point in sequence.points:
+            rates = [rate_at_quality(sequence.anchors[rival], point.psnr_yuv) for rival in rivals]
+            table.add_row(
+                sequence.source.name, str(point.qp), f"{point.bpp:.4f}", f"{point.psnr_y:.2f}",
+                f"{point.psnr_yuv:.2f}", "–" if point.ms_ssim is None else f"{point.ms_ssim:.4f}",
+                "yes" if point.details["exact"] else "[red]NO[/]",
+                *("–" if rate is None else f"{rate:.4f}" for rate in rates),
+            )  # fmt: skip
+        table.add_section()
+    console.print(table)
+    if not rivals:
+        return
+    table = Table("anchor", "quality", "range", title="BD-rate (negative: fewer bits at equal quality)")
+    for column in (MEAN_OF_SEQUENCES, MEAN_CURVE):
+        table.add_column(column, justify="right")
+    for first, second in _aggregations(evaluation):
+        table.add_row(first.anchor, first.metric, first.range, _answer(first.result), _answer(second.result))
+    console.print(table)
+    for note in evaluation.settings["notes"]:
+        console.print(f"note: {note}", markup=False)
+
+
+def _aggregations(evaluation: Evaluation) -> list[tuple[Any, Any]]:
+    rows = [row for row in evaluation.bd_rates if row.sequence is None]
+    return list(zip(rows[0::2], rows[1::2], strict=True))
+
+
+def _answer(result: Any) -> str:
+    return f"[dim]refused: {result.refused}[/]" if result.refused else f"{result.percent:+.1f} %"
+
+
+def _models(ref: str) -> tuple[Path, ModelVersion | None, ModelVersion | None]:
+    """The model's folder; its version where it is a registered one; and the champion it must then stand against."""
+    from codec.api import CONFIG_FILE
+    from infra.registry import CHAMPION, fetch_version, get_version, list_versions, resolve_model, split_ref
+
+    if (Path(ref) / CONFIG_FILE).is_file() or ref.startswith((".", "/", "~")) or ref.endswith("/"):
+        return resolve_model(ref), None, None
+    name, which = split_ref(ref)
+    version = get_version(name, which or CHAMPION)
+    holders = [v for v in list_versions(name) if CHAMPION in v.aliases and v.version != version.version]
+    return fetch_version(version), version, holders[0] if holders else None
+
+
+def _champion_folder(champion: ModelVersion | None) -> Path | None:
+    from infra.registry import fetch_version
+
+    return fetch_version(champion) if champion else None

@@ -1,0 +1,79 @@
+"""`bitreel ingest`: videos into a clip store."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from codec.errors import UsageError
+from infra.console import JsonOption, console, progress, write_json
+
+EXAMPLE = """Cut videos into clips and add them to a store: WebDataset shards and a Parquet manifest.
+
+SRC: files, folders, globs, lists (.txt, .csv, .parquet) or fsspec URLs (s3://…, gs://…). Broken videos go to the
+store's quarantine table, the others go on. Run it again and only what is new or unfinished is done.
+
+Example: bitreel ingest ~/videos --store clips --crop 256x256 --downscale 2
+"""
+
+
+def register(app: typer.Typer) -> None:
+    app.command("ingest", help=EXAMPLE)(ingest)
+
+
+def ingest(
+    sources: Annotated[list[str], typer.Argument(metavar="SRC...", help="Files, folders, globs, lists, URLs.")],
+    store: Annotated[Path, typer.Option(help="Folder of the store; made where it is not there.")],
+    clip_frames: Annotated[int, typer.Option(help="Frames in a clip; clips never cross a shot cut.")] = 16,
+    crop: Annotated[str | None, typer.Option(metavar="WxH", help="Keep only the centre of the pictures.")] = None,
+    pixels: Annotated[str, typer.Option(help="yuv420 (planes as stored in the video) or rgb.")] = "yuv420",
+    downscale: Annotated[int, typer.Option(help="Shrink by this integer first (area); hides old artefacts.")] = 1,
+    decoder: Annotated[str | None, typer.Option(help="decord or pyav; yuv420 stores are always read by pyav.")] = None,
+    workers: Annotated[int | None, typer.Option(help="Ray actors that decode; one a CPU by default.")] = None,
+    address: Annotated[str | None, typer.Option(help="Ray cluster, e.g. ray://head:10001; else this machine.")] = None,
+    json_path: JsonOption = None,
+) -> None:
+    from pipeline.ingest import IngestProgress, ingest_videos
+
+    with progress() as bar:
+        task = bar.add_task("ingesting", total=None)
+
+        def show(state: IngestProgress) -> None:
+            bar.update(task, completed=state.done, total=state.total)
+
+        report = ingest_videos(
+            sources,
+            store,
+            clip_frames=clip_frames,
+            crop=parse_size(crop, "--crop"),
+            pixels=pixels,
+            downscale=downscale,
+            workers=workers,
+            decoder=decoder,
+            address=address,
+            on_progress=show,
+        )
+    rate = report.frames / report.seconds if report.seconds else 0.0
+    console.print(
+        f"{report.sources} sources: {report.ingested} ingested, {report.skipped} already there, "
+        f"{report.duplicates} duplicates, {len(report.quarantined)} quarantined"
+    )
+    if report.ingested:
+        console.print(
+            f"{report.clips} clips from {report.frames} frames in {report.seconds:.1f} s ({rate:.0f} frames/s)"
+        )
+    for reason in report.quarantined.values():
+        console.print(f"[yellow]quarantined[/] {reason}", soft_wrap=True)
+    write_json(json_path, vars(report) | {"frames_per_second": rate, "store": str(store)})
+
+
+def parse_size(text: str | None, option: str) -> tuple[int, int] | None:
+    """ "WxH" as (width, height). Raises UsageError where it is something else."""
+    if text is None:
+        return None
+    width, _, height = text.lower().partition("x")
+    if not (width.isdecimal() and height.isdecimal()):
+        raise UsageError(f"{option} '{text}' is not a size; write it as WxH, for example 256x256")
+    return int(width), int(height)

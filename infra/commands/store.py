@@ -1,0 +1,92 @@
+"""`bitreel store ls|verify|stats`: what a clip store holds, and whether it is whole."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from codec.errors import BitreelError
+from infra.console import JsonOption, console, progress, write_json
+
+StoreArgument = Annotated[Path, typer.Argument(metavar="DIR", help="Folder of the store.")]
+
+
+def register(app: typer.Typer) -> None:
+    group = typer.Typer(help="Look at a clip store, or check it.", no_args_is_help=True)
+    group.command("ls", help="List the sources of a store.\n\nExample: bitreel store ls clips")(ls)
+    group.command(
+        "verify",
+        help="Check every shard against the manifest, clip by clip, both ways.\n\nExample: bitreel store verify clips",
+    )(verify)
+    group.command(
+        "stats",
+        help="Counts, sizes, motion, sharpness, and the quarantine table.\n\nExample: bitreel store stats clips",
+    )(stats)
+    app.add_typer(group, name="store")
+
+
+def ls(store: StoreArgument, json_path: JsonOption = None) -> None:
+    from rich.table import Table
+
+    from pipeline.store import list_sources
+
+    found = list_sources(store)
+    table = Table("source", "split", "clips", "frames", "of", "size", "decoder", "notes", box=None)
+    for entry in found:
+        name, counts = Path(entry.source).name, (entry.clips, entry.frames, entry.source_frames)
+        notes = "; ".join(entry.notes)
+        table.add_row(name, entry.split, *map(str, counts), entry.size, entry.decoder, notes)
+    console.print(table)
+    write_json(json_path, [vars(entry) for entry in found])
+
+
+def verify(store: StoreArgument, json_path: JsonOption = None) -> None:
+    from pipeline.store import verify_store
+
+    with progress() as bar:
+        task = bar.add_task("verifying", total=None)
+        result = verify_store(store, lambda done, total: bar.update(task, completed=done, total=total))
+    write_json(json_path, vars(result))
+    for problem in result.problems:
+        console.print(f"[red]wrong[/] {problem}", soft_wrap=True)
+    if result.problems:
+        raise BitreelError(
+            f"store '{store}' has {len(result.problems)} problems; delete the named shards and their manifest "
+            "fragments (same first 20 characters), then ingest again"
+        )
+    console.print(f"{result.clips} clips in {result.shards} shards agree with the manifest ({_size(result.bytes)})")
+
+
+def stats(store: StoreArgument, json_path: JsonOption = None) -> None:
+    from pipeline.store import store_stats
+
+    figures = store_stats(store)
+    console.print(
+        f"{figures['sources']} sources, {figures['clips']} clips, {figures['frames']} frames, "
+        f"{figures['shards']} shards, {_size(figures['bytes'])}"
+    )
+    console.print("made with  " + ", ".join(f"{k}={v}" for k, v in figures["settings"].items()))
+    for split, counts in figures["splits"].items():
+        console.print(f"{split:<10} {counts['sources']} sources, {counts['clips']} clips, {counts['frames']} frames")
+    for name in ("sizes", "source_pixel_formats", "decoders"):
+        console.print(f"{name.replace('_', ' '):<10} " + ", ".join(f"{k}: {v}" for k, v in figures[name].items()))
+    for name in ("motion", "sharpness"):
+        _print_spread(name, figures[name])
+    console.print(f"{'quarantine':<10} {len(figures['quarantine'])} sources")
+    for entry in figures["quarantine"]:
+        console.print(f"  {entry['reason']}", soft_wrap=True)
+    write_json(json_path, figures)
+
+
+def _print_spread(name: str, spread: dict[str, Any]) -> None:
+    console.print(f"{name:<10} " + ", ".join(f"{k} {v:.2f}" for k, v in spread.items()))
+
+
+def _size(count: float) -> str:
+    for unit in ("B", "kB", "MB", "GB"):
+        if count < 1000:
+            return f"{count:.3g} {unit}"
+        count /= 1000
+    return f"{count:.3g} TB"

@@ -1,0 +1,294 @@
+"""Ingest: many source videos into a clip store, by a pool of Ray actors that may die without harm.
+
+A source is done at the moment its manifest fragment gets its name; everything before that is thrown away and done anew.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import time
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from blake3 import blake3
+
+from codec.errors import BitreelError, UsageError, VideoError
+from pipeline.ingest_worker import IngestSettings, IngestWorker, Outcome, fragment_name
+from pipeline.manifest import (
+    CLIP_SCHEMA,
+    MANIFEST,
+    PART,
+    QUARANTINE,
+    QUARANTINE_SCHEMA,
+    SHARDS,
+    create_or_check_store,
+    read_manifest,
+    read_quarantine,
+    write_fragment,
+)
+from pipeline.shards import StoreWriteError, blaming_store
+from pipeline.sources import find_sources, is_remote, stamp_of
+from pipeline.splits import missing_held_out
+from pipeline.worker_pool import Finished, WorkerPool, ray_session
+
+MAX_ATTEMPTS = 3  # workers that one source may cost
+
+
+@dataclass(frozen=True)
+class IngestProgress:
+    """One source is finished: `done` of `total`; status "ingested", "skipped", "duplicate" or "quarantined"."""
+
+    done: int
+    total: int
+    source: str
+    status: str
+
+
+@dataclass
+class IngestReport:
+    """What one run did. clips and frames (read from videos) count this run alone; quarantined: source -> reason."""
+
+    sources: int = 0
+    ingested: int = 0
+    skipped: int = 0
+    duplicates: int = 0
+    clips: int = 0
+    frames: int = 0
+    seconds: float = 0.0
+    worker_deaths: int = 0
+    quarantined: dict[str, str] = field(default_factory=dict)
+
+
+def ingest_videos(
+    sources: Iterable[str | Path],
+    store: str | Path,
+    *,
+    clip_frames: int = 16,
+    crop: tuple[int, int] | None = None,
+    pixels: str = "yuv420",
+    downscale: int = 1,
+    workers: int | None = None,
+    decoder: str | None = None,
+    address: str | None = None,
+    val_fraction: float = 0.1,
+    test_fraction: float = 0.1,
+    on_progress: Callable[[IngestProgress], None] | None = None,
+) -> IngestReport:
+    """Cut videos into clips and add them to the store (made where it is not there).
+
+    sources: files, folders, globs, lists (.txt, .csv, .parquet) or fsspec URLs. crop: (width, height), centre of the
+    picture after downscaling by the integer `downscale` (area). pixels: "yuv420" or "rgb". decoder: "decord" (rgb only)
+    or "pyav". workers: actors; by default one a CPU. address: of a Ray cluster whose nodes see the store under the same
+    path; without it Ray starts here, or the Ray already connected is used.
+
+    Broken videos go to the quarantine table and the rest go on. Sources that are in the store already are skipped, the
+    same content under two names is taken once. Raises UsageError for wrong arguments, no videos, or a store made with
+    other settings; BitreelError where the disk is full, another ingest is writing, or no video at all could be read.
+    """
+    store = Path(store).resolve()
+    settings = IngestSettings(str(store), clip_frames, crop, pixels, downscale, decoder, val_fraction, test_fraction)
+    _check_arguments(settings, workers)
+    found = find_sources(sources)
+    begin = time.monotonic()
+    with blaming_store(store):
+        made_with = {"pixels": pixels, "clip_frames": clip_frames, "crop": list(crop) if crop else None}
+        create_or_check_store(store, made_with | {"downscale": downscale})
+    with _only_writer(store):
+        run = _Run(store, settings, found, on_progress)
+        try:
+            _remove_leftovers(store)
+            run.work(workers, address)
+        finally:
+            _remove_leftovers(store)
+        _hold_one_out(store)
+    run.report.seconds = time.monotonic() - begin
+    if len(run.report.quarantined) == run.report.sources:
+        reasons = list(run.report.quarantined.values())
+        raise VideoError(
+            reasons[0] if len(reasons) == 1 else f"none of {len(reasons)} videos can be used: {reasons[0]}"
+        )
+    return run.report
+
+
+class _Run:
+    """The state of one run: what waits, what is known, what was done."""
+
+    def __init__(
+        self,
+        store: Path,
+        settings: IngestSettings,
+        locations: list[str],
+        on_progress: Callable[[IngestProgress], None] | None,
+    ) -> None:
+        self.report = IngestReport(sources=len(locations))
+        self._store, self._settings, self._on_progress = store, settings, on_progress
+        self._attempts: dict[str, int] = {}
+        self._done = 0
+        clips = read_manifest(store, ["source", "source_stamp", "source_checksum"]).to_pylist()
+        self._taken = {row["source_checksum"] for row in clips}
+        self._bad = {row["source_checksum"]: row for row in read_quarantine(store).to_pylist() if not row["retry"]}
+        known = {(row["source"], row["source_stamp"]): "" for row in clips}
+        known |= {(row["source"], row["source_stamp"]): row["reason"] for row in self._bad.values()}
+        todo = []
+        for location in locations:
+            stamp = stamp_of(location)
+            reason = known.get((location, stamp)) if stamp else None
+            if reason is None:
+                todo.append(location)
+            elif reason:
+                self.report.quarantined[location] = reason
+                self._tell(location, "quarantined")
+            else:
+                self.report.skipped += 1
+                self._tell(location, "skipped")
+        # Long ones first, so that the pool does not wait for one of them at the end.
+        self.pending: deque[str] = deque(sorted(todo, key=lambda item: -_bytes(item)))
+
+    def work(self, workers: int | None, address: str | None) -> None:
+        """Let a pool of actors work until nothing waits."""
+        if not self.pending:
+            return
+        with ray_session(address) as cpus:
+            pool = WorkerPool(IngestWorker, (self._settings,), min(workers or cpus, len(self.pending)))
+            try:
+                while self.pending or pool.busy():
+                    while pool.idle and self.pending:
+                        location = self.pending.popleft()
+                        pool.start(pool.idle.pop(), "identify", (location, ""), location)
+                    self._settle(pool, pool.wait())
+            finally:
+                pool.close()
+
+    def _settle(self, pool: WorkerPool, call: Finished) -> None:
+        """Deal with a call that ended: its tag is (location, "") for `identify`, (location, checksum) for `ingest`."""
+        location, checksum = call.tag
+        if call.died:
+            self._worker_died(location, checksum)
+            return
+        outcome: Outcome = call.result or Outcome(checksum=checksum, error=f"{location}: {call.failure}", retry=True)
+        if outcome.store_error:
+            raise StoreWriteError(outcome.store_error)
+        if not checksum and not outcome.error and self._claim(location, outcome.checksum):
+            pool.start(call.worker, "ingest", (location, outcome.checksum), location, outcome.checksum, outcome.stamp)
+            return
+        if outcome.error:
+            self._quarantine(location, outcome)
+        elif checksum:
+            self.report.ingested += 1
+            self.report.clips += outcome.clips
+            self.report.frames += outcome.frames
+            self._drop_quarantine(location)
+            self._tell(location, "ingested")
+        elif is_remote(location):
+            call.worker.forget.remote()
+        pool.idle.append(call.worker)
+
+    def _claim(self, location: str, checksum: str) -> bool:
+        """Whether an identified source is to be ingested: not the same content as another, not known to be broken."""
+        if checksum in self._bad:
+            self.report.quarantined[location] = self._bad[checksum]["reason"]
+            self._tell(location, "quarantined")
+            return False
+        if checksum in self._taken:
+            self.report.duplicates += 1
+            self._tell(location, "duplicate")
+            return False
+        self._taken.add(checksum)
+        return True
+
+    def _worker_died(self, location: str, checksum: str) -> None:
+        self.report.worker_deaths += 1
+        self._attempts[location] = self._attempts.get(location, 0) + 1
+        if self._attempts[location] < MAX_ATTEMPTS:
+            self._taken.discard(checksum)
+            self.pending.append(location)
+            return
+        reason = f"{location}: {MAX_ATTEMPTS} workers died on it (out of memory?)"
+        self._quarantine(location, Outcome(checksum=checksum, stamp=stamp_of(location), error=reason, retry=True))
+
+    def _quarantine(self, location: str, outcome: Outcome) -> None:
+        self.report.quarantined[location] = outcome.error
+        row = {
+            "source": location,
+            "source_checksum": outcome.checksum,
+            "source_stamp": outcome.stamp,
+            "reason": outcome.error,
+            "retry": outcome.retry,
+        }
+        if outcome.checksum and not outcome.retry:
+            self._bad[outcome.checksum] = row
+        with blaming_store(self._store):
+            write_fragment(self._store / QUARANTINE, _quarantine_name(location), [row], QUARANTINE_SCHEMA)
+        self._tell(location, "quarantined")
+
+    def _drop_quarantine(self, location: str) -> None:
+        """What was broken and is now read leaves the table."""
+        (self._store / QUARANTINE / f"{_quarantine_name(location)}.parquet").unlink(missing_ok=True)
+
+    def _tell(self, location: str, status: str) -> None:
+        self._done += 1
+        if self._on_progress is not None:
+            self._on_progress(IngestProgress(self._done, self.report.sources, location, status))
+
+
+def _quarantine_name(location: str) -> str:
+    """One entry a location: a file that is replaced by a whole one, or broken in another way, replaces its entry."""
+    return blake3(location.encode()).hexdigest()[:20]
+
+
+def _bytes(location: str) -> int:
+    path = Path(location)
+    return path.stat().st_size if not is_remote(location) and path.is_file() else 0
+
+
+def _remove_leftovers(store: Path) -> None:
+    """Remove unfinished files, and shards whose source was never committed."""
+    committed = {path.stem for path in (store / MANIFEST).glob("*.parquet")}
+    for folder in (store, store / SHARDS, store / MANIFEST, store / QUARANTINE):
+        for path in folder.iterdir():
+            unfinished = path.name.startswith(".") and PART in path.name
+            if unfinished or (path.suffix == ".tar" and path.name.rsplit("-", 1)[0] not in committed):
+                path.unlink(missing_ok=True)
+
+
+def _hold_one_out(store: Path) -> None:
+    """See to it that three or more sources are not all in "train"."""
+    table = read_manifest(store, ["source_checksum", "split"])
+    rows = zip(table["source_checksum"].to_pylist(), table["split"].to_pylist(), strict=True)
+    checksum = missing_held_out(dict(rows))
+    if checksum is None:
+        return
+    clips = read_manifest(store)
+    moved = [row | {"split": "val"} for row in clips.to_pylist() if row["source_checksum"] == checksum]
+    with blaming_store(store):
+        write_fragment(store / MANIFEST, fragment_name(checksum), moved, CLIP_SCHEMA)
+
+
+@contextmanager
+def _only_writer(store: Path) -> Iterator[None]:
+    """Hold the store's lock; two runs at once would take each other's unfinished files for leftovers."""
+    with (store / ".lock").open("w") as handle:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise BitreelError(f"another ingest is writing to store '{store}'; wait for it or stop it") from error
+        yield
+
+
+def _check_arguments(settings: IngestSettings, workers: int | None) -> None:
+    if settings.pixels not in ("yuv420", "rgb"):
+        raise UsageError(f"--pixels is yuv420 or rgb, not '{settings.pixels}'")
+    if settings.decoder not in (None, "decord", "pyav"):
+        raise UsageError(f"--decoder is decord or pyav, not '{settings.decoder}'")
+    if settings.decoder == "decord" and settings.pixels == "yuv420":
+        raise UsageError("decord gives RGB only; for a yuv420 store leave --decoder out, or use --pixels rgb")
+    if settings.clip_frames < 1 or settings.downscale < 1 or (workers is not None and workers < 1):
+        raise UsageError("--clip-frames, --downscale and --workers must be at least 1")
+    if settings.crop is not None and (min(settings.crop) < 2 or any(side % 2 for side in settings.crop)):
+        raise UsageError(f"--crop {settings.crop[0]}x{settings.crop[1]}: both sides must be even and at least 2")
+    fractions = (settings.val_fraction, settings.test_fraction)
+    if min(fractions) < 0 or sum(fractions) >= 1:
+        raise UsageError("the held-out fractions must be 0 or more and leave something to train on")

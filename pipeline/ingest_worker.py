@@ -1,0 +1,202 @@
+"""One ingest worker: takes one source video at a time, writes its shards, and commits it with its manifest fragment.
+
+Runs inside a Ray actor, and as a plain object. Imports neither torch nor Ray, so that a worker starts quickly.
+"""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+from blake3 import blake3
+
+from codec.errors import UsageError, VideoError
+from pipeline.clips import Clip, ClipCutter, Geometry
+from pipeline.decoders import VideoSource, open_video
+from pipeline.decord_source import DecordSource, open_rgb
+from pipeline.manifest import CLIP_SCHEMA, MANIFEST, SHARDS, write_fragment
+from pipeline.shards import ShardWriter, StoreWriteError, blaming_store
+from pipeline.sources import is_remote, stamp_of
+from pipeline.splits import split_of
+
+_READ_BYTES = 1 << 20
+
+
+@dataclass(frozen=True)
+class IngestSettings:
+    """What one ingest does to every source. crop is (width, height) or None; decoder "decord", "pyav" or None."""
+
+    store: str
+    clip_frames: int
+    crop: tuple[int, int] | None
+    pixels: str
+    downscale: int
+    decoder: str | None
+    val_fraction: float
+    test_fraction: float
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of one call. error: why the video was refused, and whether to `retry` it in a later run;
+    store_error: why the store can't be written."""
+
+    checksum: str = ""
+    stamp: str = ""
+    clips: int = 0
+    frames: int = 0
+    error: str = ""
+    retry: bool = False
+    store_error: str = ""
+
+
+def fragment_name(checksum: str) -> str:
+    """The name of a source's manifest fragment and the start of its shards' and clips' names."""
+    return checksum[:20]
+
+
+class IngestWorker:
+    """`identify` a source, then `ingest` or `forget` it. Never raises for a bad video or a full disk: see Outcome."""
+
+    def __init__(self, settings: IngestSettings) -> None:
+        self._settings = settings
+        self._store = Path(settings.store)
+        self._fetched: Path | None = None  # folder that holds the local copy of a remote source
+
+    def identify(self, location: str) -> Outcome:
+        """Checksum and stamp of a source; a remote one is fetched and kept until `ingest` or `forget`."""
+        stamp = stamp_of(location)
+        try:
+            path = self._fetch(location) if is_remote(location) else Path(location)
+            digest = blake3()
+            with path.open("rb") as handle:
+                while block := handle.read(_READ_BYTES):
+                    digest.update(block)
+            return Outcome(checksum=digest.hexdigest(), stamp=stamp)
+        except Exception as error:  # remote file systems raise whatever they like
+            self.forget()
+            missing = isinstance(error, FileNotFoundError)
+            reason = "no such file" if missing else f"can't be read ({_first_line(error)})"
+            return Outcome(stamp=stamp, error=f"{location}: {reason}", retry=True)
+
+    def ingest(self, location: str, checksum: str, stamp: str) -> Outcome:
+        """Cut the identified source into clips and commit them. A source that is committed already is left alone."""
+        try:
+            fragment = self._store / MANIFEST / f"{fragment_name(checksum)}.parquet"
+            if fragment.exists():  # by a worker that died right after
+                rows = pq.ParquetFile(fragment).read(columns=["source_frames"])["source_frames"].to_pylist()
+                return Outcome(checksum=checksum, stamp=stamp, clips=len(rows), frames=rows[0])
+            path = Path(location)
+            if is_remote(location):
+                fetched = sorted(self._fetched.iterdir()) if self._fetched else []
+                path = fetched[0] if fetched else self._fetch(location)
+            clips, frames = self._ingest(path, location, checksum, stamp)
+            return Outcome(checksum=checksum, stamp=stamp, clips=clips, frames=frames)
+        except StoreWriteError as error:
+            return Outcome(checksum=checksum, stamp=stamp, store_error=str(error))
+        except (VideoError, UsageError) as error:
+            text = str(error) if not is_remote(location) else f"{location}: {str(error).split(': ', 1)[-1]}"
+            return Outcome(checksum=checksum, stamp=stamp, error=text)
+        except Exception as error:  # one odd file must not stop the others
+            reason = f"{location}: {type(error).__name__}: {_first_line(error)}"
+            return Outcome(checksum=checksum, stamp=stamp, error=reason)
+        finally:
+            self.forget()
+
+    def forget(self) -> None:
+        """Drop the local copy of a remote source."""
+        if self._fetched is not None:
+            shutil.rmtree(self._fetched, ignore_errors=True)
+            self._fetched = None
+
+    def _fetch(self, location: str) -> Path:
+        import fsspec
+
+        self.forget()
+        self._fetched = Path(tempfile.mkdtemp(prefix="bitreel-fetch-"))
+        filesystem, remote = fsspec.core.url_to_fs(location)
+        path = self._fetched / Path(remote).name
+        filesystem.get_file(remote, str(path))
+        return path
+
+    def _ingest(self, path: Path, location: str, checksum: str, stamp: str) -> tuple[int, int]:
+        if self._settings.pixels == "yuv420":
+            with open_video(path) as source:
+                return self._write(source, location, checksum, stamp)
+        with open_rgb(path, self._settings.decoder) as chosen:
+            try:
+                return self._write(chosen, location, checksum, stamp)
+            except VideoError as error:
+                if isinstance(chosen, VideoSource):
+                    raise
+                failure = str(error).split(": ", 1)[-1]
+        with open_video(path) as other:  # decord failed midway: once more from the start with the other decoder
+            other.notes.append(f"read by pyav: {failure}")
+            return self._write(other, location, checksum, stamp)
+
+    def _write(self, source: VideoSource | DecordSource, location: str, checksum: str, stamp: str) -> tuple[int, int]:
+        settings, fmt = self._settings, source.format
+        rgb = settings.pixels == "rgb"
+        geometry = Geometry.of(fmt.width, fmt.height, settings.crop, settings.downscale)
+        name = fragment_name(checksum)
+        decoder, _, version = source.decoder.partition(" ")
+        with blaming_store(self._store):
+            writer = ShardWriter(self._store / SHARDS, name)
+
+        def keep(clip: Clip) -> None:
+            height, width = clip.array.shape[1:3]
+            facts: dict[str, Any] = {
+                "source": location,
+                "source_checksum": checksum,
+                "first_frame": clip.first_frame,
+                "frames": len(clip.array),
+                "fps_num": fmt.fps.numerator,
+                "fps_den": fmt.fps.denominator,
+                "width": geometry.width,
+                "height": geometry.height,
+                "stored_width": width,
+                "stored_height": height if rgb else height * 2 // 3,
+                "source_width": fmt.width,
+                "source_height": fmt.height,
+                "crop_x": geometry.x,
+                "crop_y": geometry.y,
+                "downscale": geometry.downscale,
+                "pixel_format": "rgb24" if rgb else "yuv420p",
+                "source_pixel_format": source.pixel_format,
+                "matrix": fmt.matrix,
+                "colour_range": "full" if fmt.full_range or rgb else "limited",
+                "decoder": decoder,
+                "decoder_version": version,
+                "motion": round(clip.motion, 3),
+                "sharpness": round(clip.sharpness, 3),
+            }
+            with blaming_store(self._store):
+                writer.add(f"{name}-{clip.first_frame:07d}", clip.array, facts)
+
+        try:
+            cutter = ClipCutter(geometry, settings.clip_frames, rgb, keep)
+            for picture in source.rgb() if isinstance(source, DecordSource) or rgb else source.views():
+                cutter.push(picture)
+            cutter.finish()
+            with blaming_store(self._store):
+                rows = writer.commit()
+        except BaseException:
+            writer.abort()
+            raise
+        common = {
+            "source_stamp": stamp,
+            "source_frames": cutter.frames,
+            "split": split_of(checksum, settings.val_fraction, settings.test_fraction),
+            "notes": source.notes,
+        }
+        with blaming_store(self._store):
+            write_fragment(self._store / MANIFEST, name, [row | common for row in rows], CLIP_SCHEMA)
+        return len(rows), cutter.frames
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).splitlines() or [""])[0]

@@ -1,0 +1,129 @@
+"""Shards: WebDataset tars (`<key>.npy` beside `<key>.json`), plain USTAR, that get their names only when whole.
+
+Members are written straight from the clip's buffer with headers by `tarfile`, without the copies that `addfile` makes.
+"""
+
+from __future__ import annotations
+
+import errno
+import io
+import json
+import os
+import secrets
+import tarfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+from blake3 import blake3
+from numpy.typing import NDArray
+
+from codec.errors import BitreelError
+from pipeline.manifest import PART
+
+SHARD_BYTES = 1 << 30  # a source that needs more gets several shards
+_NO_SPACE = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+
+
+class StoreWriteError(BitreelError):
+    """The store can't be written: full disk, no permission, I/O error. The videos are not to blame."""
+
+
+@contextmanager
+def blaming_store(store: Path) -> Iterator[None]:
+    """Turn an OSError inside into a StoreWriteError that names the store and the mend."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno in _NO_SPACE:
+            raise StoreWriteError(
+                f"no space left for store '{store}'; make room and run the same command again, finished videos are kept"
+            ) from error
+        raise StoreWriteError(f"can't write to store '{store}': {error.strerror or error}") from error
+
+
+class ShardWriter:
+    """Writes the clips of one source into shards `<name>-0000.tar`, `<name>-0001.tar`, ...
+
+    `add` as often as needed, then `commit`, which gives the rows their shard, offset and length; or `abort`.
+    Raises OSError as the disk does.
+    """
+
+    def __init__(self, folder: Path, name: str) -> None:
+        self._folder = folder
+        self._name = name
+        self._parts: list[tuple[Path, Path]] = []  # temporary, final
+        self._handle: BinaryIO | None = None
+        self._rows: list[dict[str, Any]] = []
+
+    def add(self, key: str, array: NDArray[np.uint8], facts: dict[str, Any]) -> dict[str, Any]:
+        """Append a sample: uint8 array of any shape, and facts for its JSON. Gives the growing manifest row."""
+        handle = self._handle
+        if handle is None or handle.tell() + array.nbytes > SHARD_BYTES:
+            handle = self._next()
+        head = io.BytesIO()
+        np.lib.format.write_array_header_1_0(head, np.lib.format.header_data_from_array_1_0(array))
+        header = head.getvalue()
+        body = np.ascontiguousarray(array).data.cast("B")
+        row = {"clip_id": blake3(header).update(body).hexdigest(), "key": key, **facts}
+        _write_member(handle, f"{key}.json", json.dumps(row, sort_keys=True).encode())
+        _write_member(handle, f"{key}.npy", header, body)
+        row["shard"] = self._parts[-1][1].name
+        self._rows.append(row)
+        return row
+
+    def commit(self) -> list[dict[str, Any]]:
+        """Finish, sync and rename all shards; gives the rows with offsets read back from the finished tars."""
+        self._finish()
+        places: dict[str, tuple[int, int]] = {}
+        for temporary, _ in self._parts:
+            with tarfile.open(temporary, "r:") as tar:
+                places.update({m.name: (m.offset_data, m.size) for m in tar})
+        for row in self._rows:
+            row["offset"], row["length"] = places[f"{row['key']}.npy"]
+        for temporary, final in self._parts:
+            temporary.replace(final)
+        return self._rows
+
+    def abort(self) -> None:
+        """Remove everything that was written."""
+        if self._handle is not None:
+            self._handle.close()
+            self._handle = None
+        for temporary, _ in self._parts:
+            temporary.unlink(missing_ok=True)
+
+    def _next(self) -> BinaryIO:
+        self._finish()
+        final = self._folder / f"{self._name}-{len(self._parts):04d}.tar"
+        self._parts.append((final.with_name(f".{final.name}{PART}{secrets.token_hex(4)}"), final))
+        self._handle = self._parts[-1][0].open("xb", buffering=0)
+        return self._handle
+
+    def _finish(self) -> None:
+        if self._handle is None:
+            return
+        handle, self._handle = self._handle, None
+        with handle:
+            blocks = handle.tell() + 2 * tarfile.BLOCKSIZE
+            padding = -blocks % tarfile.RECORDSIZE
+            _write_all(handle, b"\0" * (2 * tarfile.BLOCKSIZE + padding))
+            os.fsync(handle.fileno())
+
+
+def _write_member(handle: BinaryIO, name: str, *pieces: bytes | memoryview) -> None:
+    info = tarfile.TarInfo(name)
+    info.size = sum(len(piece) for piece in pieces)
+    info.mode = 0o444
+    _write_all(handle, info.tobuf(tarfile.USTAR_FORMAT) + pieces[0])
+    for piece in pieces[1:]:
+        _write_all(handle, piece)
+    _write_all(handle, b"\0" * (-info.size % tarfile.BLOCKSIZE))
+
+
+def _write_all(handle: BinaryIO, data: bytes | memoryview) -> None:
+    view = memoryview(data)
+    while view:
+        view = view[handle.write(view) :]

@@ -1,0 +1,228 @@
+"""InnVC end to end: streams decode to the very frames the encoder saw, and damage is refused."""
+
+import io
+from fractions import Fraction
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from codec.api import (
+    Codec,
+    EncodeOptions,
+    FrameReport,
+    StreamReport,
+    TrainingConditions,
+    create_codec,
+    load_codec,
+    save_codec,
+)
+from codec.arithmetic import ONE, FixedArithmetic, FloatArithmetic
+from codec.errors import BitreelError, StreamError, UsageError
+from codec.frames import Frame, VideoFormat, frames_digest
+
+SMALL = {"width": 24, "trunk_blocks": 1, "field_features": 8}
+
+
+def make_codec(seed: int = 0) -> Codec:
+    """A small codec whose networks do something: fresh weights leave means and contexts at zero."""
+    torch.manual_seed(seed)
+    codec = create_codec("innvc", SMALL)
+    with torch.no_grad():
+        for name, parameter in codec.named_parameters():
+            if "scale_heads" in name or "mean_maps" in name or "fine" in name or "coarse" in name:
+                parameter.add_(torch.randn_like(parameter) * 0.02)
+            if "base_scale" in name:
+                parameter.add_(6)  # the drawn scenes have sharper edges than photographs
+    return codec.eval()
+
+
+def make_frames(count: int, width: int = 80, height: int = 48, seed: int = 0) -> list[Frame]:
+    """A textured scene that drifts, with a little noise."""
+    generator = np.random.default_rng(seed)
+    rows, columns = np.mgrid[0 : height + 64, 0 : width + 64]
+    scene = 128 + 60 * np.sin(rows / 7) * np.cos(columns / 11) + 30 * ((rows // 16 + columns // 16) % 2)
+    frames = []
+    for t in range(count):
+        y = scene[t : t + height, 2 * t : 2 * t + width] + generator.normal(0, 2, (height, width))
+        half = scene[t : t + height : 2, 2 * t : 2 * t + width : 2]
+        y, u, v = (np.clip(np.round(p), 0, 255).astype(np.uint8) for p in (y, half * 0.5 + 60, 255 - half))
+        frames.append(Frame(y, u, v))
+    return frames
+
+
+def encode(codec: Codec, frames: list[Frame], options: EncodeOptions) -> tuple[bytes, list[Frame], StreamReport]:
+    sink, seen = io.BytesIO(), []
+    fmt = VideoFormat(frames[0].width, frames[0].height, Fraction(30000, 1001))
+
+    def on_frame(report: FrameReport, frame: Frame) -> None:
+        seen.append(frame)
+
+    report = codec.encode(iter(frames), fmt, sink, options, on_frame)
+    return sink.getvalue(), seen, report
+
+
+def mse(a: list[Frame], b: list[Frame]) -> float:
+    return float(np.mean([np.square(x.y.astype(float) - y.y).mean() for x, y in zip(a, b, strict=True)]))
+
+
+@pytest.mark.parametrize("qp", [0, 30, 62, 63])
+@pytest.mark.parametrize("size", [(80, 48), (67, 35), (16, 16), (9, 1)])
+def test_decoder_gives_the_encoders_frames(qp: int, size: tuple[int, int]) -> None:
+    codec, frames = make_codec(), make_frames(3, *size)
+    data, seen, report = encode(codec, frames, EncodeOptions(qp))
+    decoded = list(codec.decode(io.BytesIO(data)))
+    assert frames_digest(decoded) == frames_digest(seen)
+    assert report.bytes == len(data)
+    assert [f.frame_type for f in report.frames] == ["I", "P", "P"]
+    if qp == 63:
+        assert frames_digest(decoded) == frames_digest(frames)
+
+
+def test_quality_and_rate_rise_with_qp() -> None:
+    codec, frames = make_codec(), make_frames(3)
+    results = [encode(codec, frames, EncodeOptions(qp)) for qp in (0, 16, 32, 48, 63)]
+    rates = [len(data) for data, _, _ in results]
+    errors = [mse(frames, seen) for _, seen, _ in results]
+    assert rates == sorted(rates)
+    assert errors == sorted(errors, reverse=True)
+    assert errors[-1] == 0
+
+
+def test_segments_intra_period_and_no_field() -> None:
+    codec, frames = make_codec(), make_frames(19)
+    for options in (EncodeOptions(20), EncodeOptions(20, intra_period=5), EncodeOptions(20, field=False)):
+        data, seen, report = encode(codec, frames, options)
+        assert frames_digest(codec.decode(io.BytesIO(data))) == frames_digest(seen)
+        expected = [i % 5 == 0 if options.intra_period == 5 else i == 0 for i in range(19)]
+        assert [f.frame_type == "I" for f in report.frames] == expected
+        assert (report.field_bytes > 1) == options.field
+
+
+def test_another_process_count_of_threads_decodes_the_same() -> None:
+    codec, frames = make_codec(), make_frames(3, 160, 96)
+    before = torch.get_num_threads()
+    try:
+        torch.set_num_threads(2)
+        data, seen, _ = encode(codec, frames, EncodeOptions(30))
+        torch.set_num_threads(1)
+        assert frames_digest(codec.decode(io.BytesIO(data))) == frames_digest(seen)
+    finally:
+        torch.set_num_threads(before)
+
+
+def test_estimate_is_what_is_paid() -> None:
+    codec, frames = make_codec(), make_frames(2, 320, 240)
+    _, _, report = encode(codec, frames, EncodeOptions(50))
+    for frame in report.frames:
+        assert frame.payload_bytes > 1000
+        assert abs(frame.payload_bytes * 8 / frame.estimated_bits - 1) < 0.02
+        assert frame.bytes - frame.payload_bytes <= 8
+
+
+def test_damage_is_refused() -> None:
+    codec, frames = make_codec(), make_frames(2)
+    data, _, _ = encode(codec, frames, EncodeOptions(20))
+    for changed in (data[:-1], data[: len(data) // 2], b"", data[:100] + bytes([data[100] ^ 1]) + data[101:], data + b"\0"):
+        with pytest.raises(StreamError):
+            list(codec.decode(io.BytesIO(changed)))
+
+
+def test_another_models_stream_is_refused() -> None:
+    data, _, _ = encode(make_codec(0), make_frames(1), EncodeOptions(20))
+    with pytest.raises(StreamError, match="made by model"):
+        list(make_codec(1).decode(io.BytesIO(data)))
+
+
+def test_wrong_use_is_refused() -> None:
+    codec = make_codec()
+    for frames, options in (([], EncodeOptions(20)), (make_frames(1), EncodeOptions(64)), (make_frames(1), EncodeOptions(5, 0))):
+        with pytest.raises(UsageError):
+            codec.encode(iter(frames), VideoFormat(80, 48), io.BytesIO(), options)
+    mixed = [*make_frames(1), *make_frames(1, 64, 48)]
+    with pytest.raises(UsageError, match="frame 1 is 64x48"):
+        codec.encode(iter(mixed), VideoFormat(80, 48), io.BytesIO(), EncodeOptions(20))
+
+
+def test_saved_and_loaded(tmp_path: Path) -> None:
+    codec, frames = make_codec(), make_frames(2)
+    codec.display_name = "tried"
+    save_codec(codec, tmp_path / "model")
+    loaded = load_codec(tmp_path / "model")
+    assert loaded.model_hash() == codec.model_hash()
+    assert loaded.display_name == "tried"
+    data, seen, _ = encode(codec, frames, EncodeOptions(20))
+    assert frames_digest(loaded.decode(io.BytesIO(data))) == frames_digest(seen)
+    weights = tmp_path / "model" / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-1] + b"\x7f")
+    with pytest.raises(BitreelError, match="do not match"):
+        load_codec(tmp_path / "model")
+
+
+def test_unknown_models_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="no model at"):
+        load_codec(tmp_path)
+    with pytest.raises(UsageError, match="unknown codec"):
+        create_codec("h264", {})
+    with pytest.raises(UsageError, match="no setting"):
+        create_codec("innvc", {"depth": 3})
+
+
+def test_small_model_keeps_its_budget() -> None:
+    complexity = create_codec("innvc", {}).complexity()
+    assert complexity["parameters"] <= 3e6
+    assert complexity["decoder_kmac_per_pixel_intra"] <= 60
+    assert complexity["decoder_kmac_per_pixel_inter"] <= 60
+
+
+def test_training_sees_what_coding_does() -> None:
+    """Rate and distortion of the training pass agree with a real stream of the same clip."""
+    codec, frames = make_codec(), make_frames(3, 128, 96)
+    luma = torch.stack([torch.from_numpy(f.y) for f in frames])[None, :, None]
+    chroma = torch.stack([torch.stack([torch.from_numpy(f.u), torch.from_numpy(f.v)]) for f in frames])[None]
+    for qp in (20, 45):
+        with torch.no_grad():
+            live = codec.config.live_fraction
+            output = codec(luma, chroma, torch.tensor([qp]), TrainingConditions(mask_fraction=live))
+        data, seen, report = encode(codec, frames, EncodeOptions(qp))
+        bits = float(output.bits.sum() + output.field_bits.sum())
+        assert abs(bits / (8 * len(data)) - 1) < 0.1
+        weighted = [0.75 * np.square(a.y.astype(float) - b.y).sum() for a, b in zip(frames, seen, strict=True)]
+        chroma_error = [
+            0.5 * sum(np.square(p.astype(float) - q).sum() for p, q in ((a.u, b.u), (a.v, b.v)))
+            for a, b in zip(frames, seen, strict=True)
+        ]
+        assert abs(float(output.sse.sum()) / (sum(weighted) + sum(chroma_error)) - 1) < 0.15
+
+
+def test_every_parameter_learns() -> None:
+    codec, frames = make_codec().train(), make_frames(3, 64, 64)
+    luma = torch.stack([torch.from_numpy(f.y) for f in frames])[None, :, None].repeat(8, 1, 1, 1, 1)
+    chroma = torch.stack([torch.stack([torch.from_numpy(f.u), torch.from_numpy(f.v)]) for f in frames])[None]
+    qp = torch.arange(0, 64, 9)
+    output = codec(luma, chroma.repeat(8, 1, 1, 1, 1), qp, TrainingConditions())
+    (output.bits.sum() + output.field_bits.sum() + output.sse.sum()).backward()
+    for name, parameter in codec.named_parameters():
+        assert parameter.grad is not None, name
+        assert torch.isfinite(parameter.grad).all(), name
+
+
+def test_fixed_point_follows_the_floats() -> None:
+    codec = make_codec()
+    torch.manual_seed(1)
+    x = torch.round(torch.randn(1, 96 * 2 + 2 + 8, 6, 10) * ONE) / ONE
+    kind, qp = torch.tensor([2]), torch.tensor([31])
+    with torch.no_grad():
+        prior = codec.prior
+        floats = prior.begin(x, kind, qp, FloatArithmetic())
+        fixed = prior.begin(x.double() * ONE, kind, qp, FixedArithmetic())
+    assert float((fixed / ONE - floats).abs().max()) < 0.1
+
+
+def test_weights_too_large_for_exact_sums_are_refused() -> None:
+    layer = torch.nn.Conv2d(4, 4, 1)
+    with torch.no_grad():
+        layer.weight.fill_(1e12)
+    with pytest.raises(BitreelError, match="too large"):
+        FixedArithmetic().conv(layer, torch.ones(1, 4, 2, 2, dtype=torch.float64))

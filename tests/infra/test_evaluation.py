@@ -1,0 +1,191 @@
+"""Evaluation from videos to scores, with a small untrained InnVC, real Ray, real files and a real decoder process."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+import torch
+
+from codec.api import create_codec, load_codec, save_codec
+from codec.errors import BitreelError, UsageError, VideoError
+from codec.frames import Frame, frames_digest
+from infra.evaluation import evaluate_model
+from infra.evaluation_results import Evaluation
+from infra.evaluation_scores import rate_at_quality, scores_of
+from infra.evaluation_source import downscale_factor, prepare_source, shrink
+from infra.evaluation_streams import StreamSet, measure_stream_set
+from tests.infra.moving_clips import moving_clip, moving_frames, moving_source
+
+QPS = (10, 22, 34, 46, 58)
+
+
+def save_small_model(folder: Path, seed: int = 0) -> Path:
+    torch.manual_seed(seed)
+    codec = create_codec("innvc", {"width": 16, "trunk_blocks": 1})
+    codec.display_name = "small"
+    save_codec(codec, folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def evaluation(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Evaluation]:
+    home = tmp_path_factory.mktemp("evaluation")
+    clips = [moving_clip(home / "a.y4m", 64, 64, 5), moving_clip(home / "b" / "a.y4m", 128, 96, 3, seed=1)]
+    steps: list[tuple[int, int, str]] = []
+    result = evaluate_model(
+        save_small_model(home / "model"), clips, qps=QPS, anchors=["x265-medium"], frames=4, out=home / "out",
+        max_pixels=64 * 64, champion=save_small_model(home / "other", seed=1), cache=home / "cache",
+        on_progress=lambda *step: steps.append(step),
+    )  # fmt: skip
+    assert steps[-1][0] == steps[-1][1] >= 2 * (2 * len(QPS) + 4)
+    yield result
+
+
+def test_every_point_is_a_file_that_decodes_exactly(evaluation: Evaluation) -> None:
+    for sequence in evaluation.sequences:
+        assert [p.qp for p in sequence.points] == list(QPS)
+        for point in sequence.points:
+            path = evaluation.folder / "streams" / sequence.source.name / "bitreel" / f"qp{point.qp:02d}.brl"
+            assert path.stat().st_size == point.bytes == point.details["reported_bytes"]
+            assert point.bpp == 8 * point.bytes / (sequence.source.width * sequence.source.height * len(point.frames))
+            assert point.details["exact"] and len(point.frames) == sequence.source.frame_count
+            assert (evaluation.folder / str(point.picture)).is_file()
+            codec = load_codec(evaluation.model["path"])
+            with path.open("rb") as stream:
+                assert frames_digest(codec.decode(stream)) == point.details["decoder_digest"]
+    assert evaluation.scores["decode_hash_failures"] == 0
+    assert evaluation.scores["bits_total"] == sum(8 * p.bytes for s in evaluation.sequences for p in s.points)
+
+
+def test_sequences_are_the_asked_frames_and_say_what_was_done(evaluation: Evaluation) -> None:
+    first, second = (s.source for s in evaluation.sequences)
+    assert (first.name, first.frame_count, first.downscale) == ("a", 4, 1)
+    assert (second.name, second.frame_count, second.downscale) == ("a-2", 3, 2)
+    assert (second.width, second.height, second.original_width) == (64, 48, 128)
+    notes = evaluation.settings["notes"]
+    assert any("128x96 area-averaged by 2 to 64x48" in n for n in notes)
+    assert any("has 3 frames only" in n for n in notes)
+    assert first.digest == frames_digest(moving_frames(64, 64, 5)[:4])
+
+
+def test_anchor_covers_our_range_on_all_sequences_alike(evaluation: Evaluation) -> None:
+    qps = [[p.qp for p in s.anchors["x265-medium"]] for s in evaluation.sequences]
+    assert qps[0] == qps[1] and len(qps[0]) >= 4
+    for sequence in evaluation.sequences:
+        anchor = [p.psnr_yuv for p in sequence.anchors["x265-medium"]]
+        ours = [p.psnr_yuv for p in sequence.points]
+        assert max(anchor) >= max(ours) or qps[0][-1] == 4
+        assert min(anchor) <= min(ours) or qps[0][0] == 51
+
+
+def test_scores(evaluation: Evaluation) -> None:
+    scores = evaluation.scores
+    main = [r for r in evaluation.bd_rates if r.anchor == "x265-medium" and r.metric == "psnr_yuv" and r.range == "all"]
+    single = [r.result.percent for r in main if r.sequence]
+    assert len(single) == 2
+    for row in main:
+        assert (row.result.percent is None) == (row.result.refused is not None)
+    if all(s is not None for s in single):
+        assert scores["bd_rate.x265-medium"] == pytest.approx(np.mean(single))
+    else:
+        assert "bd_rate.x265-medium" not in scores
+    assert "bd_rate_vs_champion" in scores and abs(scores["bd_rate_vs_champion"]) < 50
+    spans = [s.points[-1].psnr_yuv - s.points[0].psnr_yuv for s in evaluation.sequences]
+    assert scores["psnr_range_db"] == min(spans)
+    assert scores["header_bytes"] < 100
+
+
+def test_a_stream_that_decodes_to_other_pixels_is_counted(evaluation: Evaluation) -> None:
+    sequences = [dataclasses.replace(s, points=list(s.points)) for s in evaluation.sequences]
+    broken = sequences[0].points[1]
+    sequences[0].points[1] = dataclasses.replace(broken, details={**broken.details, "exact": False})
+    assert scores_of(sequences, evaluation.bd_rates)["decode_hash_failures"] == 1
+    sequences[0].points[0], sequences[0].points[1] = sequences[0].points[1], sequences[0].points[0]
+    assert scores_of(sequences, evaluation.bd_rates)["monotonic"] == 0
+
+
+def test_results_are_read_back_as_written(evaluation: Evaluation) -> None:
+    again = Evaluation.load(evaluation.folder)
+    assert json.loads(json.dumps(again.to_json())) == json.loads(json.dumps(evaluation.to_json()))
+    table = pq.read_table(evaluation.folder / "results.parquet").to_pylist()
+    points = [p for s in evaluation.sequences for c in (s.points, *s.anchors.values()) for p in c]
+    assert len(table) == sum(len(p.frames) for p in points)
+    assert {row["codec"] for row in table} == {"bitreel", "champion", "x265-medium"}
+    with pytest.raises(UsageError, match=r"results\.json is missing"):
+        Evaluation.load(evaluation.folder / "streams")
+
+
+def test_finished_stream_set_is_found_again_until_something_changes(tmp_path: Path) -> None:
+    source = moving_source(tmp_path, 64, 64, 2)
+    model = save_small_model(tmp_path / "model")
+    digest = load_codec(model).model_hash().hex()
+    job = StreamSet("bitreel", str(model), digest, source, (40,), -1, True, 0, 1)
+    folder, pictures = tmp_path / "streams", tmp_path / "pictures"
+    (first,) = measure_stream_set(job, folder, pictures)
+    written = (folder / "qp40.brl").stat().st_mtime_ns
+    assert measure_stream_set(job, folder, pictures) == [first]
+    assert (folder / "qp40.brl").stat().st_mtime_ns == written
+    measure_stream_set(dataclasses.replace(job, intra_period=1), folder, pictures)
+    assert (folder / "qp40.brl").stat().st_mtime_ns != written
+
+
+def test_a_decoder_that_fails_is_an_error_with_its_reason(tmp_path: Path) -> None:
+    from infra.evaluation_streams import _decode_elsewhere
+    from infra.evaluation_worker import DecodeJob
+
+    model = save_small_model(tmp_path / "model")
+    source = moving_source(tmp_path, 64, 64, 2)
+    job = StreamSet("bitreel", str(model), "", source, (40,), -1, True, 0, 1)
+    measure_stream_set(job, tmp_path / "streams", tmp_path / "pictures")
+    stream = tmp_path / "streams" / "qp40.brl"
+    data = bytearray(stream.read_bytes())
+    stream.write_bytes(data[:-20])
+    streams = [(40, str(stream), str(tmp_path / "p.webp"))]
+    with pytest.raises(BitreelError, match=r"decoding moving in a fresh process failed: .*truncated"):
+        _decode_elsewhere(DecodeJob(str(model), source, streams, 0, 1), tmp_path)
+
+
+def test_area_average_and_factor() -> None:
+    frame = Frame(
+        np.arange(48, dtype=np.uint8).reshape(6, 8), np.full((3, 4), 7, np.uint8), np.full((3, 4), 9, np.uint8)
+    )
+    small = shrink(frame, 2)
+    assert small.y.shape == (2, 4) and small.u.shape == (1, 2)
+    assert small.y[0, 0] == round((0 + 1 + 8 + 9) / 4 + 0.01) and small.v[0, 0] == 9
+    assert [downscale_factor(1920, 1080, n) for n in (None, 2_100_000, 520_000, 230_400)] == [1, 1, 2, 3]
+
+
+def test_source_is_read_once_and_a_missing_one_is_named(tmp_path: Path) -> None:
+    clip = moving_clip(tmp_path / "c.y4m", 64, 48, 6)
+    source = prepare_source(clip, tmp_path / "cache", 4)
+    assert [f.to_bytes() for f in source.frames()] == [f.to_bytes() for f in moving_frames(64, 48, 6)[:4]]
+    digest = hashlib.sha256(Path(source.path).read_bytes()).hexdigest()
+    assert source.digest == digest
+    written = Path(source.path).stat().st_mtime_ns
+    assert prepare_source(clip, tmp_path / "cache", 4) == source
+    assert Path(source.path).stat().st_mtime_ns == written
+    with pytest.raises(VideoError, match=r"nothing\.mp4"):
+        prepare_source(tmp_path / "nothing.mp4", tmp_path, 4)
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [({"qps": [64]}, "0..63"), ({"frames": 0}, "frames"), ({"intra_period": 0}, "intra period"),
+     ({"anchors": ["h264"]}, "unknown anchor 'h264'")],
+)  # fmt: skip
+def test_wrong_settings_are_refused(changed: dict[str, object], message: str, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=message):
+        evaluate_model(tmp_path, [tmp_path / "x.mp4"], out=tmp_path / "out", **changed)  # type: ignore[arg-type]
+
+
+def test_rate_at_quality(evaluation: Evaluation) -> None:
+    points = evaluation.sequences[0].anchors["x265-medium"]
+    assert rate_at_quality(points, points[1].psnr_yuv) == pytest.approx(points[1].bpp)
+    assert rate_at_quality(points, 200.0) is None

@@ -1,0 +1,144 @@
+"""Promotion: the alias moves only if every rule holds, and the command says which did not."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import typer
+
+from codec.api import CODECS, create_codec, save_codec
+from codec.errors import UsageError
+from infra.commands import models, train
+from infra.commands import promote as promote_module
+from infra.promotion import Rule, judge, load_gate, promote
+from infra.registry import ModelVersion, get_version, list_versions, record_scores, register_version
+from infra.tracking import start_run
+
+GOOD = {"decode_hash_failures": 0.0, "psnr_range_db": 17.5, "monotonic": 1.0, "estimate_error_percent": 0.4}
+
+
+@pytest.fixture(autouse=True)
+def _surroundings(monkeypatch: pytest.MonkeyPatch, mlflow_home: Path) -> None:
+    monkeypatch.setitem(CODECS, "tiny", "tests.trainers.tiny_codec:Tiny")
+
+
+@pytest.fixture
+def app() -> typer.Typer:
+    made = typer.Typer()
+    for command in (models, promote_module, train):
+        command.register(made)
+    return made
+
+
+def new_version(scores: dict[str, float], notes: dict[str, str] | None = None) -> int:
+    folder = Path.cwd() / "checkpoint"
+    save_codec(create_codec("tiny", {}), folder)
+    version = register_version("cams", folder, start_run("made").run_id)
+    record_scores("cams", version, scores, notes)
+    return version
+
+
+def aliases() -> dict[str, int]:
+    return {alias: version.version for version in list_versions("cams") for alias in version.aliases}
+
+
+def test_first_version_becomes_champion_and_a_better_one_replaces_it() -> None:
+    new_version(GOOD)
+    first = promote("cams")
+    assert first.passed and first.moved and first.previous is None
+    assert {v.score: v.holds for v in first.verdicts} == dict.fromkeys(GOOD, True) | {"bd_rate_vs_champion": None}
+    assert aliases() == {"champion": 1}
+    assert not promote("cams", "1").moved and aliases() == {"champion": 1}
+
+    new_version(GOOD)  # a champion is there, and nobody compared with it
+    assert [v.score for v in promote("cams").verdicts if v.holds is False] == ["bd_rate_vs_champion"]
+    record_scores("cams", 2, {"bd_rate_vs_champion": -2.0}, {"compared_with": "1"})
+    rehearsal = promote("cams", dry_run=True)
+    assert rehearsal.passed and not rehearsal.moved and aliases() == {"champion": 1}
+    second = promote("cams")
+    assert second.moved and second.previous == 1
+    assert aliases() == {"champion": 2, "previous": 1}
+
+    new_version(GOOD | {"bd_rate_vs_champion": -9.0}, {"compared_with": "1"})  # of a champion that is none any more
+    stale = promote("cams")
+    assert not stale.passed and "measured against version 1; the champion is 2" in str(stale.verdicts)
+    assert aliases() == {"champion": 2, "previous": 1}
+
+
+@pytest.mark.parametrize(
+    ("score", "value"),
+    [
+        ("decode_hash_failures", 1.0),
+        ("psnr_range_db", 14.99),
+        ("monotonic", 0.0),
+        ("estimate_error_percent", 1.01),
+        ("psnr_range_db", float("nan")),
+        ("psnr_range_db", None),
+    ],
+)
+def test_one_rule_that_fails_keeps_the_alias_where_it_is(score: str, value: float | None) -> None:
+    new_version(GOOD)
+    promote("cams")
+    scores = {
+        key: item for key, item in (GOOD | {"bd_rate_vs_champion": -1.0, score: value}).items() if item is not None
+    }
+    new_version(scores)
+    result = promote("cams")
+    assert [v.score for v in result.verdicts if v.holds is False] == [score]
+    assert not result.passed and not result.moved and aliases() == {"champion": 1}
+
+
+def test_optional_rules_and_both_limits() -> None:
+    version = ModelVersion("m", 1, "", "", 0, scores={"inside": 2.0})
+    assert judge(Rule("inside", min=2, max=2), version, None).holds is True
+    assert judge(Rule("inside", max=1.99), version, None).holds is False
+    assert judge(Rule("absent", max=1, required=False), version, None).holds is None
+    assert judge(Rule("absent", max=1), version, None).holds is False
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("", "at least one"),
+        ("[[rules]]\nmax = 1", "needs `score`"),
+        ("[[rules]]\nscore = 'a'", "rule 0 'a': needs `min` or `max`"),
+        ("[[rules]]\nscore = 'a'\nmax = 'x'", "max must be a number"),
+        ("[[rules]]\nscore = 'a'\nmax = 1\nmaximum = 1", "unknown setting maximum"),
+        ("[[rules]]\nscore = 'a'\nmax = 1\nagainst = 'me'", "against can only be"),
+        ("[[rules]", "not valid TOML"),
+    ],
+)
+def test_a_bad_gate_file_is_refused(tmp_path: Path, text: str, says: str) -> None:
+    gate = tmp_path / "gate.toml"
+    gate.write_text(text)
+    with pytest.raises(UsageError, match=says):
+        load_gate(gate)
+    with pytest.raises(UsageError, match="can't be read"):
+        load_gate(tmp_path / "missing.toml")
+
+
+def test_commands(app: typer.Typer, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    new_version(GOOD | {"monotonic": 0.0})
+    figures = tmp_path / "gate.json"
+    assert app(["promote", "cams", "--json", str(figures)], standalone_mode=False) == 1
+    said = capsys.readouterr().out
+    assert "not promoted: monotonic failed; 'champion' stays with no version" in said
+    assert "17.5" in said
+    assert json.loads(figures.read_text())["passed"] is False and aliases() == {}
+    gate = tmp_path / "gate.toml"
+    gate.write_text("[[rules]]\nscore = 'psnr_range_db'\nmin = 17\n")
+    assert app(["promote", "cams@1", "--gate", str(gate), "--to", "candidate"], standalone_mode=False) == 0
+    assert "promoted: 'candidate' moved from no version to cams version 1" in capsys.readouterr().out
+    assert get_version("cams", "candidate").version == 1
+    with pytest.raises(UsageError, match="not usable as an alias"):
+        app(["promote", "cams", "--to", "v7"], standalone_mode=False)
+
+    app(["models"], standalone_mode=False)
+    assert "candidate → 1" in capsys.readouterr().out
+    app(["models", "cams", "--json", str(figures)], standalone_mode=False)
+    assert "psnr_range_db" in capsys.readouterr().out
+    assert json.loads(figures.read_text())["versions"][0]["scores"]["psnr_range_db"] == 17.5
+    with pytest.raises(UsageError, match="no model 'dogs'"):
+        app(["models", "dogs"], standalone_mode=False)

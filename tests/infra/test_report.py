@@ -1,0 +1,87 @@
+"""The report: one page, complete, that needs nothing else."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+from infra.anchors import anchor_point
+from infra.bdrate import BdRate
+from infra.evaluation_results import BdRow, Evaluation, FramePoint, Point, SequenceResult
+from infra.evaluation_scores import bd_table, scores_of
+from infra.pictures import frame_to_rgb, write_picture
+from infra.report import nearest_in_rate, write_report
+from tests.infra.moving_clips import moving_frames, moving_source
+
+
+def _point(source: object, qp: int, size: int, quality: float) -> Point:
+    frames = [FramePoint(i, "P" if i else "I", size // 4, quality, quality, quality, quality, None) for i in range(4)]
+    details = {
+        "exact": True, "estimate_error_percent": 0.25, "container_bytes_per_frame": 8, "header_bytes": 60,
+    }  # fmt: skip
+    return Point.of("bitreel", qp, size, source, frames, 1.0, 2.0, details)  # type: ignore[arg-type]
+
+
+@pytest.fixture(scope="module")
+def evaluation(tmp_path_factory: pytest.TempPathFactory) -> Evaluation:
+    folder = tmp_path_factory.mktemp("report")
+    source = moving_source(folder, 64, 64, 4)
+    write_picture(folder / "pictures" / "source.webp", next(source.frames()), source.format)
+    anchors = [anchor_point(source, "x265-medium", qp, folder / "cache")[0] for qp in (42, 37, 32, 27, 22)]
+    points = [_point(source, 12 * i, int(a.bytes * 1.5), a.psnr_yuv + 0.1) for i, a in enumerate(anchors)]
+    sequence = SequenceResult(source, points, {"x265-medium": anchors}, "pictures/source.webp", 2)
+    table = bd_table([sequence])
+    model = {"name": "cams <b>1</b>", "family": "innvc", "hash": "ab" * 32, "complexity": {"parameters": 264337.0}}
+    settings = {
+        "qps": [p.qp for p in points], "anchors": ["x265-medium"], "frames": 4, "intra_period": -1, "field": True,
+        "notes": ["a note for the reader"],
+    }  # fmt: skip
+    return Evaluation(model, settings, [sequence], table, scores_of([sequence], table), folder)
+
+
+def test_page_is_whole_and_needs_nothing_else(evaluation: Evaluation, tmp_path: Path) -> None:
+    page = write_report(evaluation, tmp_path / "deep" / "report.html").read_text()
+    addresses = re.findall(r'(?:src|href|xlink:href)="([^"]+)"', page) + re.findall(r"url\(([^)]+)\)", page)
+    assert addresses and all(a.startswith(("data:image/webp;base64,", "#")) for a in addresses)
+    assert "<script" not in page and "@import" not in page
+    assert page.count("<svg") == page.count("</svg>") == 2 + 2 + 1  # mean and sequence, two metrics each; frames
+    assert "cams &lt;b&gt;1&lt;/b&gt;" in page
+    assert "a note for the reader" in page and "264,337" in page
+
+
+def test_figures_on_the_page_are_the_measured_ones(evaluation: Evaluation, tmp_path: Path) -> None:
+    page = write_report(evaluation, tmp_path / "report.html").read_text()
+    percent = evaluation.scores["bd_rate.x265-medium"]
+    assert percent == pytest.approx(50.0, abs=5.0)
+    assert f"+{percent:.1f} %" in page
+    for point in evaluation.sequences[0].points:
+        assert f"<td>{point.bytes}</td>" in page and f"<td>{point.psnr_yuv:.2f}</td>" in page
+    assert evaluation.sequences[0].anchors["x265-medium"][0].details["encoder"] in page
+    assert "preset medium" in page
+
+
+def test_refusals_are_shown_with_reasons(evaluation: Evaluation, tmp_path: Path) -> None:
+    refused = BdRow("x265-medium", "psnr_yuv", "40-48", "sequence", "moving", BdRate.refusal("too little in common"))
+    evaluation.bd_rates.append(refused)
+    page = write_report(evaluation, tmp_path / "report.html").read_text()
+    assert "x265-medium, PSNR-YUV, 40-48, moving: too little in common" in page
+
+
+def test_equal_bits_is_the_nearest_rate(evaluation: Evaluation) -> None:
+    sequence = evaluation.sequences[0]
+    anchors = sequence.anchors["x265-medium"]
+    for point in sequence.points:
+        nearest = nearest_in_rate(point, anchors)
+        ratios = [max(point.bpp / a.bpp, a.bpp / point.bpp) for a in anchors]
+        assert max(point.bpp / nearest.bpp, nearest.bpp / point.bpp) == min(ratios)
+
+
+def test_colours_of_pictures(tmp_path: Path) -> None:
+    source = moving_source(tmp_path, 64, 64, 1)
+    frame = moving_frames(64, 64, 1)[0]
+    grey = type(frame)(frame.y * 0 + 126, frame.u * 0 + 128, frame.v * 0 + 128)
+    red = type(frame)(frame.y * 0 + 63, frame.u * 0 + 102, frame.v * 0 + 240)  # BT.709 red, limited range
+    assert set(frame_to_rgb(grey, source.format).reshape(-1).tolist()) == {128}
+    assert abs(frame_to_rgb(red, source.format)[0, 0].astype(int) - [255, 0, 0]).max() <= 2
