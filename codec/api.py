@@ -87,7 +87,7 @@ class FrameReport:
 
 @dataclass
 class StreamReport:
-    """A finished stream: total bytes of the file, its header, about what the field takes of the packets, and its frames."""
+    """A finished stream: bytes of the file, of its header, about those of the field within the packets; its frames."""
 
     bytes: int = 0
     header_bytes: int = 0

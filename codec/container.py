@@ -76,8 +76,14 @@ def write_header(sink: BinaryIO, header: StreamHeader) -> int:
     fps = fmt.fps.limit_denominator(1_000_000)
     name = header.model_name.encode()[:24]
     rest = _FIXED.pack(
-        header.version, fmt.width, fmt.height, fps.numerator, fps.denominator,
-        MATRICES.index(fmt.matrix) | (4 if fmt.full_range else 0), header.segment_frames, header.model_hash[:16],
+        header.version,
+        fmt.width,
+        fmt.height,
+        fps.numerator,
+        fps.denominator,
+        MATRICES.index(fmt.matrix) | (4 if fmt.full_range else 0),
+        header.segment_frames,
+        header.model_hash[:16],
     )
     rest += bytes([len(header.codec)]) + header.codec.encode() + bytes([len(name)]) + name
     block = MAGIC + bytes([len(rest)]) + rest

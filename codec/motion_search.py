@@ -48,7 +48,7 @@ def search_motion(
     current, reference: (N, H, W) float32, sides multiples of 16; weight: (N,) SAD that one bit is worth.
     previous: (N, 2, H/8, W/8) vectors of the frame before, tried as candidates.
     """
-    n, height, width = current.shape
+    n = len(current)
     matcher = _Matcher(current, reference)
     price = weight.view(n, 1, 1)
     large = _coarse(current, reference, settings.reach)
@@ -154,9 +154,7 @@ def _vector_bits(vectors: Tensor, predicted: Tensor) -> Tensor:
     return (1 + 2 * torch.log2(1 + (vectors - predicted).abs().float())).sum(1)
 
 
-def _refine(
-    best: _Best, matching: object, price: Tensor, step: int, predicted: Tensor | None = None
-) -> None:
+def _refine(best: _Best, matching: object, price: Tensor, step: int, predicted: Tensor | None = None) -> None:
     centre = best.vectors
     towards = _predict(centre) if predicted is None else predicted
     for dy in (-step, 0, step):
@@ -172,8 +170,10 @@ def _try_neighbours(best: _Best, matcher: _Matcher, price: Tensor) -> None:
     towards = _predict(best.vectors)
     best.cost = matcher.cost16(best.vectors) + price * _vector_bits(best.vectors, towards)
     for candidate in (
-        towards, around[:, :, 1:-1, :-2], around[:, :, 1:-1, 2:], around[:, :, :-2, 1:-1], around[:, :, 2:, 1:-1]
+        towards,
+        around[:, :, 1:-1, :-2],
+        around[:, :, 1:-1, 2:],
+        around[:, :, :-2, 1:-1],
+        around[:, :, 2:, 1:-1],
     ):
         best.offer(candidate, matcher.cost16(candidate) + price * _vector_bits(candidate, towards))
-
-

@@ -27,7 +27,17 @@ app = typer.Typer(
 
 # Every module has `register(app)`.
 COMMANDS = (
-    "ingest", "store", "train", "encode", "decode", "inspect", "evaluate", "models", "promote", "report", "demo",
+    "ingest",
+    "store",
+    "train",
+    "encode",
+    "decode",
+    "inspect",
+    "evaluate",
+    "models",
+    "promote",
+    "report",
+    "demo",
     "doctor",
 )
 for _name in COMMANDS:
@@ -69,7 +79,9 @@ def run(arguments: list[str], debug: bool = False) -> int:
     except Exception as error:
         if debug:
             raise
-        _say(f"unexpected {type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''} (--debug shows more)")
+        _say(
+            f"unexpected {type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''} (--debug shows more)"
+        )
         return 1
 
 

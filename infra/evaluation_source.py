@@ -60,7 +60,9 @@ class EvaluationSource:
                     data = handle.read(size)
                     if len(data) != size:
                         raise VideoError(f"'{self.path}' was cut short; delete it and run again")
-                    yield Frame.from_bytes(data, self.width, self.height)
+                    yield Frame.from_bytes(
+                        memoryview(bytearray(data)), self.width, self.height
+                    )  # planes may be written to
         except FileNotFoundError as error:
             raise VideoError(f"'{self.path}' is gone; run the evaluation again") from error
 

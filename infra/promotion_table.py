@@ -14,12 +14,12 @@ def print_gate_result(console: Console, result: GateResult) -> None:
     """Every rule's figure and verdict, then what became of the alias."""
     table = Table(title=f"{result.name} version {result.version} at the gate to '{result.alias}'", title_justify="left")
     for column in ("score", "measured", "limit", "verdict", "why"):
-        table.add_column(column, overflow="fold")
+        table.add_column(column, overflow="fold", no_wrap=column == "score")
     for verdict in result.verdicts:
         measured = "-" if verdict.value is None else f"{verdict.value:.6g}"
         table.add_row(verdict.score, measured, verdict.limit, _WORDS[verdict.holds], verdict.reason)
     console.print(table)
-    console.print(sentence(result), markup=False)
+    console.print(sentence(result), markup=False, soft_wrap=True)
 
 
 def sentence(result: GateResult) -> str:

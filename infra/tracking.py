@@ -47,12 +47,12 @@ def connect(uri: str | None = None) -> MlflowClient:
     uri = uri or tracking_uri()
     if uri.startswith("sqlite:///"):
         Path(uri.removeprefix("sqlite:///")).parent.mkdir(parents=True, exist_ok=True)
-    for noisy in ("mlflow", "alembic"):
-        logging.getLogger(noisy).setLevel(logging.ERROR)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         from mlflow import MlflowClient
 
+        for noisy in ("mlflow", "alembic"):  # after the import, which sets MLflow's own level
+            logging.getLogger(noisy).setLevel(logging.ERROR)
         return ask(uri, lambda: _checked(MlflowClient(tracking_uri=uri, registry_uri=uri)))
 
 

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.json as pj
 import pyarrow.parquet as pq
 
 from codec.errors import BitreelError, UsageError
@@ -123,8 +124,12 @@ def read_quarantine(store: Path) -> pa.Table:
 
 def write_fragment(folder: Path, name: str, rows: list[dict[str, Any]], schema: pa.Schema) -> None:
     """Write one Parquet fragment by rename; for the manifest this is the moment that commits a source."""
+    # Through JSON, because Table.from_pylist loads pandas, which costs each ingest worker more than its first video.
+    lines = "\n".join(json.dumps(row) for row in rows).encode()
+    options = pj.ParseOptions(explicit_schema=schema, unexpected_field_behavior="error")
+    table = pj.read_json(pa.BufferReader(lines), parse_options=options) if rows else schema.empty_table()
     buffer = pa.BufferOutputStream()
-    pq.write_table(pa.Table.from_pylist(rows, schema=schema), buffer)
+    pq.write_table(table.select(schema.names).cast(schema), buffer)
     write_by_rename(folder / f"{name}.parquet", buffer.getvalue())
 
 

@@ -59,16 +59,15 @@ def lambda_of(qp: Tensor, lambda_range: tuple[float, float]) -> Tensor:
     return torch.exp(low + (high - low) * share)
 
 
-PLAN_COLUMNS = ("phase", "steps", "mask", "QP", "λ", "clip", "crop", "learning rate", "field off", "frozen")
-
-
 def plan_rows(recipe: Recipe) -> list[tuple[str, ...]]:
-    """The plan, one row a phase, in the order of PLAN_COLUMNS."""
-    rows: list[tuple[str, ...]] = []
+    """The plan: a row of phase names, then one row a setting; the first cell of each says what it is."""
+    columns: list[tuple[str, ...]] = [
+        ("phase", "steps", "mask fraction", "QP", "λ", "clip frames", "crop", "learning rate", "curve", "warm-up steps")
+        + ("field dropout", "gradient clip", "frozen")
+    ]
     first = 0
     for phase in recipe.phases:
-        warmup = f", warm-up {phase.warmup_steps}" if phase.warmup_steps else ""
-        rows.append(
+        columns.append(
             (
                 phase.name,
                 f"{first}-{first + phase.steps - 1}",
@@ -77,19 +76,22 @@ def plan_rows(recipe: Recipe) -> list[tuple[str, ...]]:
                 _span(phase.lambda_range, ".3g"),
                 str(phase.clip_frames),
                 str(phase.crop),
-                f"{_span(phase.learning_rate)} {phase.curve}{warmup}",
+                _span(phase.learning_rate),
+                phase.curve,
+                str(phase.warmup_steps),
                 f"{phase.field_dropout:g}",
+                f"{phase.grad_clip:g}",
                 ", ".join(phase.frozen) or "-",
             )
         )
         first += phase.steps
-    return rows
+    return list(zip(*columns, strict=True))
 
 
 def plan_table(recipe: Recipe) -> str:
     """The plan as plain text, for logs and artifacts."""
-    rows = [PLAN_COLUMNS, *plan_rows(recipe)]
-    widths = [max(len(row[column]) for row in rows) for column in range(len(PLAN_COLUMNS))]
+    rows = plan_rows(recipe)
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
     lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
     return "\n".join([plan_title(recipe), "", *lines])
 

@@ -118,4 +118,3 @@ class FieldEncoder(nn.Module):
             halves.append(self.coarse(F.relu(self.halve_again(x))))
         fine = torch.stack(fines).mean(0)[:, :, : -(-h // FINE), : -(-w // FINE)] * STEPS_PER_UNIT
         return Field(fine, torch.stack(halves, dim=1) * STEPS_PER_UNIT)
-

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -18,11 +18,10 @@ from codec.innvc.context import (
     log_magnitude_fixed,
     log_steps_fixed,
     signed_steps_fixed,
-    to_order,
 )
 from codec.innvc.layout import GROUP_SIZES, GROUP_STARTS, dc_pyramid, live_channels
 from codec.innvc.prior import PriorNetwork, fixed_scale_index
-from codec.innvc.quantization import LOSSLESS_QP, quantize_whole, rounding_of, whole_step
+from codec.innvc.quantization import LOSSLESS_QP, quantize_whole, whole_step
 
 _LARGEST_COEFFICIENT = 1 << 20  # keeps 32-bit lifting from overflowing, whatever a stream claims
 _CHANNELS = sum(GROUP_SIZES)
@@ -70,9 +69,8 @@ class Decoding:
         return torch.from_numpy(symbols).to(index.device).reshape(index.shape)
 
 
-def _flat(values: Tensor) -> NDArray[np.generic]:
-    array: NDArray[np.generic] = values.reshape(-1).cpu().numpy()
-    return array
+def _flat(values: Tensor) -> NDArray[Any]:
+    return np.asarray(values.reshape(-1).cpu())
 
 
 @dataclass(frozen=True)
@@ -183,8 +181,3 @@ def _code_pyramid(
 
 def _clamp(coefficients: Tensor) -> Tensor:
     return coefficients.clamp(-_LARGEST_COEFFICIENT, _LARGEST_COEFFICIENT)
-
-
-__all__ = [
-    "Decoding", "Encoding", "FrameContext", "FrameSymbols", "code_coefficients", "rounding_of", "to_order", "whole_step",
-]

@@ -100,7 +100,7 @@ class PriorNetwork(nn.Module):
         """Take in group `group` as decoded: its log magnitudes and signed values, (B, n, h, w) each."""
         seen = torch.cat([magnitudes, signed.abs()], dim=1)
         state = arithmetic.add(state, arithmetic.conv(self._layer(self.learn, group), seen))
-        for block in self.rounds[group]:  # type: ignore[union-attr]
+        for block in self.rounds[group]:  # type: ignore[attr-defined]
             state = block(state, arithmetic)
         return state
 
@@ -128,7 +128,7 @@ class PriorNetwork(nn.Module):
 
     def _initialize(self) -> None:
         """Start as a plain transform codec: zero means, scales as natural images roughly have them."""
-        for block in [*self.trunk, *[b for r in self.rounds for b in r]]:  # type: ignore[union-attr]
+        for block in [*self.trunk, *[b for r in self.rounds for b in r]]:  # type: ignore[attr-defined]
             nn.init.zeros_(block.narrow.bias)
             nn.init.normal_(block.narrow.weight, std=0.02)
         for layers in (self.mean_maps, self.scale_heads, self.gate_heads):

@@ -18,7 +18,6 @@ from codec.container import (
     END,
     INTER,
     INTRA,
-    PACKET_OVERHEAD,
     StreamHeader,
     read_end,
     read_header,
@@ -98,9 +97,7 @@ class _State:
     def finish_frame(self, context: FrameContext, predicted: Planes, source: SymbolSource) -> Frame:
         """Code the coefficients, rebuild the frame and make it the next one's reference."""
         _, fraction = whole_step(context.qp)
-        coded = code_coefficients(
-            self.codec.prior, self.arithmetic, context, source, self.codec.config.live_fraction
-        )
+        coded = code_coefficients(self.codec.prior, self.arithmetic, context, source, self.codec.config.live_fraction)
         residual = inverse_transform(from_order(coded.coefficients), fraction)
         rebuilt = [(p.int() + r).clamp(0, 255) for p, r in zip(predicted, residual, strict=True)]
         self.reference = rebuilt[0].float(), rebuilt[1].float()
@@ -231,9 +228,7 @@ def _padded(frame: Frame, state: _State) -> Planes:
     return grow(frame.y, state.height, state.width), torch.stack(chroma)
 
 
-def _send_field(
-    state: _State, coder: SymbolEncoder, padded: list[Planes], options: EncodeOptions, intra: bool
-) -> None:
+def _send_field(state: _State, coder: SymbolEncoder, padded: list[Planes], options: EncodeOptions, intra: bool) -> None:
     """Propose, round and code the segment's field, or a flag that there is none."""
     coder.encode_uniform(int(options.field), 2)
     state.field = None
@@ -246,7 +241,9 @@ def _send_field(
     slices = proposed.coarse.shape[1]
     coder.encode_uniform(slices - 1, state.slice_limit)
     grids = []
-    for grid, (shape, index) in zip((proposed.fine, proposed.coarse), state.field_layout(options.qp, slices), strict=True):
+    for grid, (shape, index) in zip(
+        (proposed.fine, proposed.coarse), state.field_layout(options.qp, slices), strict=True
+    ):
         whole = torch.round(grid[0].clamp(-LARGEST_VALUE, LARGEST_VALUE)).reshape(shape)
         coder.encode(whole.int().reshape(-1).cpu().numpy(), index.reshape(-1).cpu().numpy(), 0.5)
         grids.append(whole.double()[None])

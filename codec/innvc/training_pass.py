@@ -161,7 +161,7 @@ class _FramePass:
         return torch.stack(bits).sum(0), sse, torch.cat(symbols, dim=1), decoded.detach()
 
     def _pyramid(self, state: Tensor, wanted: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        batch, size, h, w = wanted.shape
+        batch, _, h, w = wanted.shape
         base = self.prior.pyramid_scale(self.qp, self.floats)
         raw = self.prior.scale_index(state, 0, torch.zeros_like(base[:, 0, :, None, None]), self.floats).flatten(2)
         flat, rounding = wanted.flatten(2), self.rounding[:, :, :, 0]

@@ -38,11 +38,12 @@ def train_command(
 
     from infra.training_job import run_training
     from trainers.recipe import load_recipe
-    from trainers.schedule import PLAN_COLUMNS, plan_rows, plan_title
+    from trainers.schedule import plan_rows, plan_title
 
     plan = load_recipe(recipe, changes or ())
-    table = Table(*PLAN_COLUMNS, title=plan_title(plan), title_justify="left")
-    for row in plan_rows(plan):
+    names, *settings = plan_rows(plan)
+    table = Table(*names, title=plan_title(plan), title_justify="left")
+    for row in settings:
         table.add_row(*row)
     console.print(table)
 

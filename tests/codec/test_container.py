@@ -95,7 +95,7 @@ def test_bytes_after_the_end_are_noticed() -> None:
 
 def test_other_files_are_refused() -> None:
     for data in (b"", b"BRL", b"RIFF....AVI ", b"BRL2" + bytes(100)):
-        with pytest.raises(StreamError, match="not a .brl"):
+        with pytest.raises(StreamError, match="does not start with BRL1"):
             read_header(io.BytesIO(data))
 
 

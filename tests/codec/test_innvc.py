@@ -124,7 +124,13 @@ def test_estimate_is_what_is_paid() -> None:
 def test_damage_is_refused() -> None:
     codec, frames = make_codec(), make_frames(2)
     data, _, _ = encode(codec, frames, EncodeOptions(20))
-    for changed in (data[:-1], data[: len(data) // 2], b"", data[:100] + bytes([data[100] ^ 1]) + data[101:], data + b"\0"):
+    for changed in (
+        data[:-1],
+        data[: len(data) // 2],
+        b"",
+        data[:100] + bytes([data[100] ^ 1]) + data[101:],
+        data + b"\0",
+    ):
         with pytest.raises(StreamError):
             list(codec.decode(io.BytesIO(changed)))
 
@@ -137,7 +143,11 @@ def test_another_models_stream_is_refused() -> None:
 
 def test_wrong_use_is_refused() -> None:
     codec = make_codec()
-    for frames, options in (([], EncodeOptions(20)), (make_frames(1), EncodeOptions(64)), (make_frames(1), EncodeOptions(5, 0))):
+    for frames, options in (
+        ([], EncodeOptions(20)),
+        (make_frames(1), EncodeOptions(64)),
+        (make_frames(1), EncodeOptions(5, 0)),
+    ):
         with pytest.raises(UsageError):
             codec.encode(iter(frames), VideoFormat(80, 48), io.BytesIO(), options)
     mixed = [*make_frames(1), *make_frames(1, 64, 48)]
@@ -185,7 +195,7 @@ def test_training_sees_what_coding_does() -> None:
         with torch.no_grad():
             live = codec.config.live_fraction
             output = codec(luma, chroma, torch.tensor([qp]), TrainingConditions(mask_fraction=live))
-        data, seen, report = encode(codec, frames, EncodeOptions(qp))
+        data, seen, _ = encode(codec, frames, EncodeOptions(qp))
         bits = float(output.bits.sum() + output.field_bits.sum())
         assert abs(bits / (8 * len(data)) - 1) < 0.1
         weighted = [0.75 * np.square(a.y.astype(float) - b.y).sum() for a, b in zip(frames, seen, strict=True)]

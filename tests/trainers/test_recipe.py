@@ -28,7 +28,7 @@ def test_shipped_recipes_are_sound_and_survive_json(name: str) -> None:
     recipe = load_recipe(name)
     assert recipe.name == name
     assert recipe_from_dict(json.loads(json.dumps(recipe.to_dict()))) == recipe
-    assert len(plan_rows(recipe)) == len(recipe.phases)
+    assert plan_rows(recipe)[0] == ("phase", *(phase.name for phase in recipe.phases))
     assert f"{recipe.total_steps} steps" in plan_table(recipe)
 
 

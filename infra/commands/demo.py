@@ -1,0 +1,111 @@
+"""`bitreel demo`: everything, on this machine, in minutes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from infra.console import JsonOption, console, progress, write_json
+
+if TYPE_CHECKING:
+    from infra.demo import DemoResult
+
+HELP = """From videos to a promoted codec: ingest, train, evaluate beside x265, register, promote.
+
+Without --videos it renders short clips from photographs. A codec trained for minutes loses to x265; the table says by
+how much.
+
+Example: bitreel demo --videos ~/videos --out demo
+"""
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command."""
+    app.command("demo", help=HELP)(demo)
+
+
+def demo(
+    videos: Annotated[
+        list[str] | None, typer.Option("--videos", help="Videos, folders or globs; the option may be repeated.")
+    ] = None,
+    more_videos: Annotated[list[str] | None, typer.Argument(metavar="[SRC]...", help="More videos.")] = None,
+    out: Annotated[Path, typer.Option(help="Folder for shards, streams and the report.")] = Path("demo"),
+    recipe: Annotated[str, typer.Option(help="What to train: a name from configs/ or a path.")] = "innvc-demo",
+    json_path: JsonOption = None,
+) -> None:
+    """Run the stages and print what came out."""
+    from infra.commands.evaluate import print_evaluation
+    from infra.demo import run_demo
+    from infra.promotion_table import print_gate_result
+    from infra.tracking import tracking_uri
+    from trainers.recipe import load_recipe
+
+    sources = [*(videos or []), *(more_videos or [])]
+    with progress() as bar:
+        tasks: dict[str, object] = {}
+
+        def show(stage: str, done: int, total: int) -> None:
+            task = tasks.setdefault(stage, bar.add_task(stage, total=total))
+            bar.update(task, completed=done, total=total)  # type: ignore[arg-type]
+
+        result = run_demo(
+            sources,
+            out,
+            recipe=load_recipe(recipe),
+            say=lambda text: bar.console.print(f"[bold]▸[/] {text}"),
+            progress=show,
+        )
+    print_evaluation(result.evaluation)
+    print_gate_result(console, result.gate)
+    _print_summary(result, tracking_uri())
+    write_json(json_path, _figures(result))
+
+
+def _print_summary(result: DemoResult, uri: str) -> None:
+    from infra.demo import ANCHORS, bd_rate_of
+
+    scores = result.evaluation.scores
+    for anchor in ANCHORS:
+        answer = bd_rate_of(result.evaluation, anchor)
+        if answer is not None:
+            console.print(f"BD-rate against {anchor}: {_percent(answer.percent, answer.refused)}")
+            if answer.percent is not None and answer.percent > 0:
+                console.print("  It takes more bits than x265: minutes of training are not enough to win.")
+    start = result.against_start
+    console.print(f"BD-rate against its own untrained start: {_percent(start.percent, start.refused)}")
+    console.print(
+        f"conditioning field: {result.field_saving:+.2f} % of all bits saved; span of one model: "
+        f"{scores['psnr_range_db']:.1f} dB; streams that did not decode exactly: {scores['decode_hash_failures']:.0f}"
+    )
+    console.print(
+        f"real against estimated bits, worst frame over 1 kB: {scores.get('estimate_error_percent', 0):.2f} %; "
+        f"container: {scores['container_bytes_per_frame']:.0f} bytes a frame, header {scores['header_bytes']:.0f} bytes"
+    )
+    if result.rendered:
+        console.print("Footage: rendered from photographs. Try your own: bitreel demo --videos FOLDER")
+    stages = ", ".join(f"{name} {seconds:.0f} s" for name, seconds in result.seconds.items())
+    console.print(f"time: {stages}")
+    champion = f"demo@{result.version}" if result.gate.passed else "unchanged"
+    console.print(f"champion: {champion} (see: bitreel models demo)", soft_wrap=True)
+    console.print(f"report: {result.report}", soft_wrap=True)
+    console.print(f"MLflow UI: .venv/bin/mlflow ui --backend-store-uri {uri}", soft_wrap=True)
+
+
+def _percent(percent: float | None, reason: str | None) -> str:
+    return f"{percent:+.1f} %" if percent is not None else f"not defined ({reason})"
+
+
+def _figures(result: DemoResult) -> dict[str, object]:
+    return {
+        "scores": result.evaluation.scores,
+        "bd_rate_against_start": result.against_start.percent,
+        "field_saving_percent": result.field_saving,
+        "version": f"demo@{result.version}",
+        "promoted": result.gate.moved,
+        "report": str(result.report),
+        "store": str(result.store),
+        "rendered": result.rendered,
+        "seconds": result.seconds,
+    }
