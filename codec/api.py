@@ -193,7 +193,8 @@ def load_codec(ref: str | Path, device: str = "cpu") -> Codec:
         codec = create_codec(meta["family"], meta["config"])
         codec.load_state_dict(load_file(str(weights_path)))
     except (ValueError, KeyError, SafetensorError, RuntimeError) as error:
-        raise BitreelError(f"model at '{ref}' can't be loaded: {str(error).splitlines()[0]}") from error
+        reason = " ".join(str(error).split())[:300]
+        raise BitreelError(f"model at '{ref}' can't be loaded: {reason}") from error
     if codec.model_hash().hex() != meta.get("model_hash"):
         raise BitreelError(f"model at '{ref}': weights do not match the hash in {CONFIG_FILE}; copy both files anew")
     codec.display_name = meta.get("name", codec.family)

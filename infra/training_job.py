@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from codec.errors import UsageError
+from codec.errors import BitreelError, UsageError
 from infra.registry import check_name, register_version
 from infra.tracking import RUNS_FOLDER, TrackedRun, end_run, find_training_run, reopen_run, start_training_run
 from trainers.ray_train import train_on_ray
@@ -75,7 +75,7 @@ def run_training(
         status = "FINISHED"
     except KeyboardInterrupt:
         status = "KILLED"
-        raise
+        raise BitreelError(f"training stopped; go on with --resume {name}") from None
     finally:
         end_run(run, status)
     return FinishedTraining(name, run.run_id, result.checkpoint, result.metrics, version)

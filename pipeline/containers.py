@@ -17,7 +17,7 @@ _MP4_FIRST_BOXES = {b"ftyp", b"moov", b"mdat", b"free", b"skip", b"wide", b"pnot
 
 
 def check_container(path: Path) -> None:
-    """Raise VideoError where the file is shorter than its container says (mp4/mov, mkv/webm, avi); else do nothing.
+    """Raise VideoError where the file is shorter than its container says (mp4/mov, mkv/webm, avi, y4m); else do nothing.
 
     Formats without such a promise (raw streams, MPEG-TS) pass.
     """
@@ -28,6 +28,8 @@ def check_container(path: Path) -> None:
             promised, whole = _mp4_bytes(handle, size)
         elif head[:4] == _MATROSKA_MAGIC:
             promised, whole = _matroska_bytes(handle), True
+        elif head[:9] == b"YUV4MPEG2":
+            promised, whole = _y4m_bytes(handle, size), True
         elif head[:4] == b"RIFF":
             promised, whole = int.from_bytes(head[4:8], "little") + 8, True
         else:
@@ -65,6 +67,29 @@ def _matroska_bytes(handle: BinaryIO) -> int:
         return 0
     length, unknown = _vint(handle)
     return 0 if unknown else handle.tell() + length
+
+
+def _y4m_bytes(handle: BinaryIO, size: int) -> int:
+    """Where the last frame that has begun would end; 0 for sample layouts not known here."""
+    handle.seek(0)
+    head = handle.readline(4096)
+    tags = {token[:1]: token[1:].decode("ascii", "replace") for token in reversed(head.split()[1:])}
+    layout, _, depth = tags.get(b"C", "420jpeg").partition("p")
+    try:
+        width, height = int(tags[b"W"]), int(tags[b"H"])
+        across, down = {"420": (2, 2), "422": (2, 1), "444": (1, 1), "411": (4, 1)}[layout[:3]]
+    except (KeyError, ValueError):
+        return 0
+    chroma = -(-width // across) * -(-height // down)
+    frame = (width * height + 2 * chroma) * (2 if depth.isdecimal() and int(depth) > 8 else 1)
+    position = len(head)
+    while position < size:
+        handle.seek(position)
+        line = handle.readline(4096)
+        if not line.startswith(b"FRAME"[: len(line)]):
+            return 0  # damaged rather than cut; decoding will tell
+        position += len(line) + frame
+    return position
 
 
 def _vint(handle: BinaryIO) -> tuple[int, bool]:

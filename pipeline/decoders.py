@@ -112,7 +112,9 @@ class VideoSource:
                 self._container = av.open(str(self.path), format="rawvideo", options=self._raw_options)
             else:
                 self._container = av.open(str(self.path))
-        except (OSError, ValueError) as error:
+        except (av.FFmpegError, OSError, ValueError) as error:
+            if isinstance(error, EOFError):
+                raise VideoError(f"{self.path}: holds no frames") from error
             if isinstance(error, PermissionError):
                 raise VideoError(f"{self.path}: no permission to read it") from error
             raise VideoError(f"{self.path}: not a video that FFmpeg can read ({_reason(error)})") from error

@@ -179,6 +179,8 @@ def _fit(
     checkpoint = None
     try:
         checkpoint = trainer.fit().checkpoint
+    except SystemExit:  # Ray Train's answer to Ctrl-C, once its workers have ended
+        raise KeyboardInterrupt from None
     except TrainingFailedError as error:
         failure = error
     if (folder / FAILURE_FILE).is_file():

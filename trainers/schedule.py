@@ -59,12 +59,26 @@ def lambda_of(qp: Tensor, lambda_range: tuple[float, float]) -> Tensor:
     return torch.exp(low + (high - low) * share)
 
 
+_PLAN_LABELS = (
+    "phase",
+    "steps",
+    "mask fraction",
+    "QP",
+    "λ",
+    "clip frames",
+    "crop",
+    "learning rate",
+    "curve",
+    "warm-up steps",
+    "field dropout",
+    "gradient clip",
+    "frozen",
+)
+
+
 def plan_rows(recipe: Recipe) -> list[tuple[str, ...]]:
     """The plan: a row of phase names, then one row a setting; the first cell of each says what it is."""
-    columns: list[tuple[str, ...]] = [
-        ("phase", "steps", "mask fraction", "QP", "λ", "clip frames", "crop", "learning rate", "curve", "warm-up steps")
-        + ("field dropout", "gradient clip", "frozen")
-    ]
+    columns: list[tuple[str, ...]] = [_PLAN_LABELS]
     first = 0
     for phase in recipe.phases:
         columns.append(

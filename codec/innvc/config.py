@@ -17,11 +17,13 @@ class InnVCConfig:
     # Residual blocks before the first group of coefficients, and after each group.
     trunk_blocks: int = 2
     group_blocks: int = 1
-    # Channels of the conditioning field's fine (1/16) and coarse (1/32) grids, and of what its decoder makes of them.
+    # Channels of the conditioning field's fine (1/16) and coarse (1/32) grids, of its whole-picture level, and of what
+    # its decoder makes of them.
     fine_channels: int = 2
     coarse_channels: int = 2
+    whole_channels: int = 8
     field_features: int = 16
-    # Frames that share one field, and frames that share one time slice of its coarse grid.
+    # Frames that share one field, and frames that share one time slice of it.
     segment_frames: int = 16
     slice_frames: int = 8
     # Share of live latent channels at QP 0 when coding; the training schedule ends there. 1.0 keeps all alive.

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import zlib
 from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
 from itertools import chain
 from typing import TYPE_CHECKING, BinaryIO
 
@@ -31,7 +33,7 @@ from codec.entropy_coding import SymbolDecoder, SymbolEncoder
 from codec.errors import StreamError, UsageError
 from codec.frames import Frame, VideoFormat
 from codec.innvc.context import from_order, to_order
-from codec.innvc.field import LARGEST_VALUE, Field, grid_shapes
+from codec.innvc.field import LARGEST_VALUE, Field
 from codec.innvc.frame_coding import Decoding, Encoding, FrameContext, SymbolSource, code_coefficients
 from codec.innvc.prior import fixed_scale_index
 from codec.innvc.quantization import rounding_of, step_size, whole_step
@@ -61,7 +63,7 @@ class _State:
         self.reference: Planes | None = None
         self.symbols: Tensor | None = None
         self.after_intra = False
-        self.field: Field | None = None
+        self.field: Field = self.empty_field()
         self.place = 0  # of the coming frame in its segment
         self.checksum = 0
 
@@ -83,15 +85,7 @@ class _State:
         transformed = to_order(forward_transform(around[0], around[1], fraction))
         kind = 0 if intra else 1 if self.after_intra else 2
         previous = torch.zeros_like(transformed) if kind < 2 or self.symbols is None else self.symbols
-        features = self.codec.config.field_features
-        if self.field is None:
-            empty = [torch.zeros(1, *s, dtype=torch.float64, device=self.device) for s in self._grid_shapes(1)]
-            read = Field(empty[0], empty[1])
-            place = min(self.place, self.codec.config.slice_frames - 1)
-        else:
-            read, place = self.field, self.place
-        field = self.codec.field_decoder(read, place, self.h, self.w, self.arithmetic)
-        assert field.shape[1] == features
+        field = self.codec.field_decoder(self.field, self.place, self.h, self.w, self.arithmetic)
         return FrameContext(kind, qp, transformed, previous, vectors[0], field)
 
     def finish_frame(self, context: FrameContext, predicted: Planes, source: SymbolSource) -> Frame:
@@ -114,19 +108,22 @@ class _State:
         uv = planes[1][:, :ch, :cw].to(torch.uint8).cpu()
         return Frame(*(np.ascontiguousarray(p.numpy()) for p in (y, uv[0], uv[1])))
 
-    def _grid_shapes(self, slices: int) -> tuple[tuple[int, ...], tuple[int, ...]]:
-        return grid_shapes(self.codec.config, self.h, self.w, slices * self.codec.config.slice_frames)
-
     def field_layout(self, qp: int, slices: int) -> list[tuple[tuple[int, ...], Tensor]]:
-        """(shape, scale index of every value) of the fine and the coarse grid."""
+        """(shape, scale index of every value) of the field's levels."""
         table = torch.tensor([qp], device=self.device)
         decoder = self.codec.field_decoder
-        found = []
-        for shape, scales in zip(self._grid_shapes(slices), (decoder.fine_scale, decoder.coarse_scale), strict=True):
+        found: list[tuple[tuple[int, ...], Tensor]] = []
+        for level, scales in zip(decoder.levels, decoder.scales, strict=True):
+            shape = level.shape(self.h, self.w, slices)
             # A field's value is never "certainly zero": its proposal does not know of scales.
             index = fixed_scale_index(scales(table, self.arithmetic)[0], 1, SCALE_COUNT - 1)
             found.append((shape, index[:, None, None].expand(shape)))
         return found
+
+    def empty_field(self) -> Field:
+        """All zeros: what an absent field, or an absent level of it, counts as."""
+        shapes = [level.shape(self.h, self.w, self.slice_limit) for level in self.codec.field_decoder.levels]
+        return [torch.zeros(1, *shape, dtype=torch.float64, device=self.device) for shape in shapes]
 
     @property
     def slice_limit(self) -> int:
@@ -157,15 +154,17 @@ def encode_stream(
     with torch.no_grad():
         for segment in _segments(chain([first], source), fmt, codec.config.segment_frames, options.intra_period):
             padded = [_padded(frame, state) for frame in segment]
-            motion: Motion | None = None
+            plan: _Plan | None = None
             for number, planes in enumerate(padded):
-                intra = number == 0 and (index == 0 or _is_intra(index, options.intra_period))
-                coder = SymbolEncoder()
+                intra = number == 0 and _is_intra(index, options.intra_period)
+                plan = _plan_frame(state, planes, options.qp, intra, plan)
                 if number == 0:
-                    state.place = 0
-                    _send_field(state, coder, padded, options, intra)
-                    report.field_bytes += round(coder.estimated_bits / 8)
-                motion, rebuilt = _encode_frame(state, coder, planes, options.qp, intra, motion)
+                    start = _best_start(state, plan, padded, options)
+                    state, coder, rebuilt = start.state, start.coder, start.rebuilt
+                    report.field_bytes += round(start.field_bits / 8)
+                else:
+                    coder = SymbolEncoder()
+                    rebuilt = _encode_frame(state, coder, plan)
                 payload = coder.finish()
                 size = write_packet(sink, index, INTRA if intra else INTER, options.qp, payload)
                 done = FrameReport(index, "I" if intra else "P", options.qp, size, len(payload), coder.estimated_bits)
@@ -228,60 +227,115 @@ def _padded(frame: Frame, state: _State) -> Planes:
     return grow(frame.y, state.height, state.width), torch.stack(chroma)
 
 
-def _send_field(state: _State, coder: SymbolEncoder, padded: list[Planes], options: EncodeOptions, intra: bool) -> None:
-    """Propose, round and code the segment's field, or a flag that there is none."""
-    coder.encode_uniform(int(options.field), 2)
-    state.field = None
-    if not options.field:
-        return
-    qp = torch.tensor([options.qp], device=state.device)
+def _propose_field(state: _State, padded: list[Planes], qp: int, intra: bool) -> Field:
+    """The field encoder's levels for a segment, rounded: (1, slices, channels, rows, columns) float64 each."""
+    table = torch.tensor([qp], device=state.device)
     luma, chroma = torch.stack([p[0] for p in padded])[None], torch.stack([p[1] for p in padded])[None]
-    texture, change = field_inputs(luma, chroma, step_size(qp).view(1, 1, 1, 1), intra)
-    proposed = state.codec.field_encoder(texture, change, qp)
-    slices = proposed.coarse.shape[1]
+    texture, change = field_inputs(luma, chroma, step_size(table).view(1, 1, 1, 1), intra)
+    proposed = state.codec.field_encoder(texture, change, table)
+    return [torch.round(grid.clamp(-LARGEST_VALUE, LARGEST_VALUE)).double() for grid in proposed]
+
+
+def _send_field(state: _State, coder: SymbolEncoder, proposed: Field, sent: int, qp: int) -> None:
+    """Code the first `sent` levels and make them the segment's field."""
+    coder.encode_uniform(sent, len(state.field) + 1)
+    state.field = state.empty_field()
+    if not sent:
+        return
+    slices = proposed[0].shape[1]
     coder.encode_uniform(slices - 1, state.slice_limit)
-    grids = []
-    for grid, (shape, index) in zip(
-        (proposed.fine, proposed.coarse), state.field_layout(options.qp, slices), strict=True
-    ):
-        whole = torch.round(grid[0].clamp(-LARGEST_VALUE, LARGEST_VALUE)).reshape(shape)
-        coder.encode(whole.int().reshape(-1).cpu().numpy(), index.reshape(-1).cpu().numpy(), 0.5)
-        grids.append(whole.double()[None])
-    state.field = Field(grids[0], grids[1])
+    layout = state.field_layout(qp, slices)
+    for number, (grid, (_, index)) in enumerate(zip(proposed[:sent], layout, strict=False)):
+        coder.encode(grid.int().reshape(-1).cpu().numpy(), index.reshape(-1).cpu().numpy(), 0.5)
+        state.field[number] = grid
 
 
 def _receive_field(state: _State, coder: SymbolDecoder, qp: int) -> None:
-    state.field = None
-    if not coder.decode_uniform(2):
+    state.field = state.empty_field()
+    sent = coder.decode_uniform(len(state.field) + 1)
+    if not sent:
         return
     slices = coder.decode_uniform(state.slice_limit) + 1
-    grids = []
-    for shape, index in state.field_layout(qp, slices):
+    for number, (shape, index) in enumerate(state.field_layout(qp, slices)[:sent]):
         values = torch.from_numpy(coder.decode(index.reshape(-1).cpu().numpy(), 0.5)).to(state.device)
-        grids.append(values.clamp(-LARGEST_VALUE, LARGEST_VALUE).double().reshape(1, *shape))
-    state.field = Field(grids[0], grids[1])
+        state.field[number] = values.clamp(-LARGEST_VALUE, LARGEST_VALUE).double().reshape(1, *shape)
 
 
-def _encode_frame(
-    state: _State, coder: SymbolEncoder, planes: Planes, qp: int, intra: bool, before: Motion | None
-) -> tuple[Motion | None, Frame]:
-    step, fraction = whole_step(qp)
+@dataclass(frozen=True)
+class _Plan:
+    """What the encoder decides of a frame before coding it. target: (96, h, w) int32, in order of importance."""
+
+    planes: Planes
+    qp: int
+    intra: bool
+    motion: Motion | None
+    vectors: Tensor
+    predicted: Planes
+    target: Tensor
+
+
+@dataclass(frozen=True)
+class _Start:
+    """A segment's first frame, coded: the state after it."""
+
+    state: _State
+    coder: SymbolEncoder
+    rebuilt: Frame
+    field_bits: float
+
+
+def _plan_frame(state: _State, planes: Planes, qp: int, intra: bool, before: _Plan | None) -> _Plan:
     motion = None
     vectors = torch.zeros(1, 2, state.h, state.w, dtype=torch.int64, device=state.device)
     predicted = state.flat_prediction()
     if not intra:
         assert state.reference is not None
         weight = VECTOR_WEIGHT * step_size(torch.tensor([qp], device=state.device))
-        candidates = None if before is None else before.vectors
+        candidates = before.vectors if before is not None and not before.intra else None
         motion = search_motion(planes[0][None], state.reference[0][None], weight, SEARCH, candidates)
-        encode_motion(coder, motion)
         vectors = motion.vectors
         predicted = state.moved(vectors)
     difference = [(x - p).int() for x, p in zip(planes, predicted, strict=True)]
+    _, fraction = whole_step(qp)
     target = to_order(forward_transform(difference[0], difference[1], fraction))
-    rounding = rounding_of(qp, state.codec.config.rounding)
-    context = state.context(qp, intra, predicted, vectors)
-    return motion, state.finish_frame(context, predicted, Encoding(coder, target, step, rounding))
+    return _Plan(planes, qp, intra, motion, vectors, predicted, target)
+
+
+def _encode_frame(state: _State, coder: SymbolEncoder, plan: _Plan) -> Frame:
+    if plan.motion is not None:
+        encode_motion(coder, plan.motion)
+    step, _ = whole_step(plan.qp)
+    source = Encoding(coder, plan.target, step, rounding_of(plan.qp, state.codec.config.rounding))
+    context = state.context(plan.qp, plan.intra, plan.predicted, plan.vectors)
+    return state.finish_frame(context, plan.predicted, source)
+
+
+def _best_start(state: _State, plan: _Plan, padded: list[Planes], options: EncodeOptions) -> _Start:
+    """Code a segment's first frame with more and fewer levels of the field, and keep the cheapest.
+
+    The field's whole cost is held against this one frame, though the segment's others gain from it too.
+    """
+    state.place = 0
+    proposed = _propose_field(state, padded, plan.qp, plan.intra) if options.field else []
+    lagrangian = 7.5 / float(step_size(torch.tensor(plan.qp))) ** 2
+    best: tuple[float, _Start] | None = None
+    for sent in range(len(proposed), -1, -1):
+        trial, coder = copy.copy(state), SymbolEncoder()
+        _send_field(trial, coder, proposed, sent, plan.qp)
+        field_bits = coder.estimated_bits
+        rebuilt = _encode_frame(trial, coder, plan)
+        cost = coder.estimated_bits + lagrangian * _squared_error(trial, plan.planes)
+        if best is None or cost < best[0]:
+            best = cost, _Start(trial, coder, rebuilt, field_bits)
+    assert best is not None
+    return best[1]
+
+
+def _squared_error(state: _State, planes: Planes) -> float:
+    """Weighted as the training objective weighs luma and chroma."""
+    assert state.reference is not None
+    luma, chroma = (float((x - y).square().sum()) for x, y in zip(planes, state.reference, strict=True))
+    return 0.75 * luma + 0.5 * chroma
 
 
 def _decode_frame(state: _State, coder: SymbolDecoder, qp: int, intra: bool) -> Frame:

@@ -200,15 +200,16 @@ def _propose_field(
     segment = codec.config.segment_frames
     texture, change = field_inputs(luma[:, :segment], chroma[:, :segment], step, intra=True)
     proposed = codec.field_encoder(texture, change, qp)
-    kept = (torch.rand(len(qp), device=qp.device) >= dropout).float()
-    floats = FloatArithmetic()
-    fine_index = codec.field_decoder.fine_scale(qp, floats)[:, :, None, None]
-    coarse_index = codec.field_decoder.coarse_scale(qp, floats)[:, None, :, None, None]
-    grids, bits = [], torch.zeros(len(qp), device=qp.device)
-    half = torch.tensor(0.5, device=qp.device)
-    for grid, index in ((proposed.fine, fine_index), (proposed.coarse, coarse_index)):
+    # What the encoder may decide later is met in training: no field at all, or the whole-picture level alone.
+    draw = torch.rand(len(qp), device=qp.device)
+    floats, half = FloatArithmetic(), torch.tensor(0.5, device=qp.device)
+    field: Field = []
+    bits = torch.zeros(len(qp), device=qp.device)
+    for number, (grid, scales) in enumerate(zip(proposed, codec.field_decoder.scales, strict=True)):
+        kept = (draw >= (dropout if number == 0 else 2 * dropout)).float()
         limited = grid.clamp(-LARGEST_VALUE, LARGEST_VALUE)
         whole = limited + (torch.round(limited) - limited).detach()
-        bits = bits + laplace_bits(whole, index, half).flatten(1).sum(1)
-        grids.append(whole * kept.view(-1, *[1] * (whole.dim() - 1)))
-    return Field(grids[0], grids[1]), bits * kept
+        index = scales(qp, floats)[:, None, :, None, None]
+        bits = bits + laplace_bits(whole, index, half).flatten(1).sum(1) * kept
+        field.append(whole * kept.view(-1, 1, 1, 1, 1))
+    return field, bits

@@ -100,7 +100,7 @@ def print_evaluation(evaluation: Evaluation) -> None:
     rivals = list(evaluation.sequences[0].anchors)
     table = Table(title=f"{evaluation.model['name']}: bits per luma pixel of whole files, decoded elsewhere")
     for column in ("sequence", "QP", "bpp", "PSNR-Y", "PSNR-YUV", "MS-SSIM", "exact"):
-        table.add_column(column, justify="left" if column == "sequence" else "right")
+        table.add_column(column, justify="left" if column == "sequence" else "right", overflow="fold")
     for rival in rivals:
         table.add_column(f"{rival}\nat this PSNR-YUV", justify="right")
     for sequence in evaluation.sequences:
@@ -122,6 +122,7 @@ def print_evaluation(evaluation: Evaluation) -> None:
     for first, second in _aggregations(evaluation):
         table.add_row(first.anchor, first.metric, first.range, _answer(first.result), _answer(second.result))
     console.print(table)
+    _print_refusals(evaluation)
     for note in evaluation.settings["notes"]:
         console.print(f"note: {note}", markup=False)
 
@@ -132,7 +133,17 @@ def _aggregations(evaluation: Evaluation) -> list[tuple[Any, Any]]:
 
 
 def _answer(result: Any) -> str:
-    return f"[dim]refused: {result.refused}[/]" if result.refused else f"{result.percent:+.1f} %"
+    return "[dim]refused[/]" if result.refused else f"{result.percent:+.1f} %"
+
+
+def _print_refusals(evaluation: Evaluation) -> None:
+    """Why whole-range figures are refused; limited ranges want many points, and the report has their reasons."""
+    refused = [row for row in evaluation.bd_rates if row.result.refused and row.sequence is None]
+    for row in refused:
+        if row.range == "all":
+            console.print(f"refused: {row.anchor}, {row.metric}, {row.aggregation}: {row.result.refused}", markup=False)
+    if refused:
+        console.print(f"{len(refused)} figures are refused; the report gives each reason", style="dim")
 
 
 def _models(ref: str) -> tuple[Path, ModelVersion | None, ModelVersion | None]:

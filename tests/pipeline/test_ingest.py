@@ -1,0 +1,298 @@
+"""Ingest on a real Ray: what it takes, what it refuses, and that nothing is lost or half done when things break."""
+
+from __future__ import annotations
+
+import json
+import os
+import resource
+import shutil
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from codec.errors import BitreelError, UsageError, VideoError
+from pipeline.decoders import open_video
+from pipeline.ingest import MAX_ATTEMPTS, IngestProgress, ingest_videos
+from pipeline.manifest import read_manifest, read_quarantine
+from pipeline.store import verify_store
+
+MakeVideo = Callable[..., Path]
+
+pytestmark = pytest.mark.usefixtures("local_ray")
+
+
+def rows_of(store: Path) -> list[dict]:
+    return read_manifest(store).to_pylist()
+
+
+def own_workers() -> list[int]:
+    """Process ids of the ingest workers that this very process started, through Ray's own processes."""
+    parents, workers = {}, []
+    for folder in Path("/proc").iterdir():
+        try:
+            if folder.name.isdecimal():
+                parents[int(folder.name)] = int((folder / "stat").read_text().rpartition(")")[2].split()[1])
+                if (folder / "cmdline").read_bytes().startswith(b"ray::IngestWorker"):
+                    workers.append(int(folder.name))
+        except OSError:  # ended meanwhile
+            continue
+
+    def is_own(process: int) -> bool:
+        while process > 1 and process != os.getpid():
+            process = parents.get(process, 0)
+        return process == os.getpid()
+
+    return [process for process in workers if is_own(process)]
+
+
+@contextmanager
+def killer(kills: int) -> Iterator[list[int]]:
+    """In the background, kill -9 the first `kills` ingest workers that show up; gives the growing list of their ids."""
+    killed: list[int] = []
+    over = threading.Event()
+
+    def hunt() -> None:
+        while len(killed) < kills and not over.is_set():
+            for process in own_workers():
+                if process not in killed and len(killed) < kills:
+                    os.kill(process, signal.SIGKILL)
+                    killed.append(process)
+            time.sleep(0.01)
+
+    thread = threading.Thread(target=hunt)
+    thread.start()
+    try:
+        yield killed
+    finally:
+        over.set()
+        thread.join()
+
+
+def nothing_half_written(store: Path) -> bool:
+    return not [path for path in store.rglob("*") if ".part-" in path.name]
+
+
+def test_clips_hold_the_frames_of_their_source(tmp_path: Path, make_video: MakeVideo) -> None:
+    path = make_video("videos/cut.mkv", codec="ffv1", frames=20, seeds=[1] * 9 + [2] * 11)
+    store = tmp_path / "store"
+    report = ingest_videos([tmp_path / "videos"], store, clip_frames=4)
+    assert (report.ingested, report.clips, report.frames) == (1, 4, 20)
+    rows = rows_of(store)
+    assert [(row["first_frame"], row["frames"]) for row in rows] == [(0, 4), (4, 4), (9, 4), (13, 4)]
+    with open_video(path) as source:
+        frames = list(source)
+    for row in rows:
+        with (store / "shards" / row["shard"]).open("rb") as handle:
+            handle.seek(row["offset"])
+            clip = np.load(handle)
+            assert handle.tell() == row["offset"] + row["length"]
+        expected = [f.to_bytes() for f in frames[row["first_frame"] : row["first_frame"] + row["frames"]]]
+        assert clip.tobytes() == b"".join(expected)
+    first = rows[0]
+    assert (first["width"], first["height"], first["fps_num"], first["fps_den"]) == (64, 48, 25, 1)
+    assert (first["pixel_format"], first["matrix"], first["colour_range"]) == ("yuv420p", "bt601", "limited")
+    assert first["decoder"] == "pyav"
+    assert first["motion"] > 0
+    assert first["sharpness"] > 0
+    assert verify_store(store).problems == []
+
+
+def test_shards_are_webdataset_shards(tmp_path: Path, make_video: MakeVideo) -> None:
+    import webdataset
+
+    make_video("videos/a.mp4")
+    ingest_videos([tmp_path / "videos"], tmp_path / "store", clip_frames=4)
+    (shard,) = (tmp_path / "store" / "shards").iterdir()
+    samples = list(webdataset.WebDataset(str(shard), shardshuffle=False).decode())
+    assert [sample["npy"].shape for sample in samples] == [(4, 72, 64)] * 2
+    assert [sample["__key__"] for sample in samples] == [sample["json"]["key"] for sample in samples]
+
+
+def test_difficult_videos_are_taken(tmp_path: Path, make_video: MakeVideo) -> None:
+    make_video("v/one.mp4", frames=1)
+    make_video("v/odd.mkv", codec="ffv1", size=(35, 21))
+    make_video("v/vfr.mp4", times=[0, 1, 2, 6, 7, 12, 13, 14])
+    make_video("v/turned.mp4", rotation=90)
+    make_video("v/deep.mkv", codec="libx265", pix_fmt="yuv420p10le")
+    make_video("v/444.mp4", pix_fmt="yuv444p")
+    make_video("v/full.mp4", pix_fmt="yuvj420p", full_range=True)
+    report = ingest_videos([tmp_path / "v"], tmp_path / "store", clip_frames=8)
+    assert report.quarantined == {}
+    rows = {Path(row["source"]).name: row for row in rows_of(tmp_path / "store")}
+    assert rows["one.mp4"]["frames"] == 1
+    assert (rows["odd.mkv"]["width"], rows["odd.mkv"]["stored_width"], rows["odd.mkv"]["stored_height"]) == (35, 36, 22)
+    assert (rows["turned.mp4"]["width"], rows["turned.mp4"]["height"]) == (48, 64)
+    assert rows["full.mp4"]["colour_range"] == "full"
+    for name, words in {
+        "vfr.mp4": "variable frame rate",
+        "turned.mp4": "rotation",
+        "deep.mkv": "converted from yuv420p10le",
+        "444.mp4": "converted from yuv444p",
+    }.items():
+        assert any(words in note for note in rows[name]["notes"])
+    assert verify_store(tmp_path / "store").problems == []
+
+
+def test_bad_videos_go_to_quarantine_and_the_rest_go_on(tmp_path: Path, make_video: MakeVideo) -> None:
+    folder = tmp_path / "v"
+    make_video("v/good.mp4")
+    (folder / "empty.mp4").touch()
+    (folder / "garbage.mp4").write_bytes(np.random.default_rng(0).bytes(5000))
+    cut = make_video("v/cut.mkv", frames=20)
+    cut.write_bytes(cut.read_bytes()[:-1500])
+    listing = tmp_path / "list.txt"
+    listing.write_text("# what there is\n" + "\n".join(f"v/{p.name}" for p in folder.iterdir()) + "\nv/missing.mp4\n")
+    report = ingest_videos([listing], tmp_path / "store", clip_frames=4)
+    assert report.ingested == 1
+    reasons = {Path(row["source"]).name: row["reason"] for row in read_quarantine(tmp_path / "store").to_pylist()}
+    assert reasons.keys() == {"empty.mp4", "garbage.mp4", "cut.mkv", "missing.mp4"}
+    assert "empty file" in reasons["empty.mp4"]
+    assert "truncated" in reasons["cut.mkv"]
+    assert "no such file" in reasons["missing.mp4"]
+    assert nothing_half_written(tmp_path / "store")
+    assert verify_store(tmp_path / "store").problems == []
+
+    make_video("v/cut.mkv", frames=20)  # mended: leaves the table; the others are known and not read again
+    again = ingest_videos([folder], tmp_path / "store", clip_frames=4)
+    assert (again.ingested, again.skipped, len(again.quarantined)) == (1, 1, 2)
+    left = {Path(row["source"]).name for row in read_quarantine(tmp_path / "store").to_pylist()}
+    assert left == {"empty.mp4", "garbage.mp4", "missing.mp4"}
+
+
+def test_wrong_calls_are_refused(tmp_path: Path, make_video: MakeVideo) -> None:
+    video = make_video("v/a.mp4")
+    (tmp_path / "none").mkdir()
+    store = tmp_path / "store"
+    with pytest.raises(UsageError, match="no videos in"):
+        ingest_videos([tmp_path / "none"], store)
+    with pytest.raises(UsageError, match="no such file"):
+        ingest_videos([tmp_path / "missing.mp4"], store)
+    with pytest.raises(UsageError, match="decord gives RGB only"):
+        ingest_videos([video], store, decoder="decord")
+    with pytest.raises(UsageError, match="other things in it"):
+        ingest_videos([video], tmp_path)
+    assert not store.exists()
+    (tmp_path / "bad.mp4").write_bytes(b"")
+    with pytest.raises(VideoError, match="empty file"):
+        ingest_videos([tmp_path / "bad.mp4"], store)
+
+    ingest_videos([video], store, clip_frames=4)
+    with pytest.raises(UsageError, match="clip_frames=4, not clip_frames=5"):
+        ingest_videos([video], store, clip_frames=5)
+    settings = json.loads((store / "store.json").read_text())
+    (store / "store.json").write_text(json.dumps(settings | {"format": 99}))
+    with pytest.raises(BitreelError, match="has format 99"):
+        ingest_videos([video], store, clip_frames=4)
+
+
+def test_the_same_content_is_taken_once_and_nothing_twice(tmp_path: Path, make_video: MakeVideo) -> None:
+    path = make_video("v/a.mp4")
+    shutil.copyfile(path, path.with_name("b.mp4"))
+    store = tmp_path / "store"
+    report = ingest_videos([tmp_path / "v"], store, clip_frames=4)
+    assert (report.ingested, report.duplicates) == (1, 1)
+    before = {p: p.stat().st_mtime_ns for p in store.rglob("*.*") if p.suffix in (".tar", ".parquet")}
+    assert ingest_videos([tmp_path / "v" / "a.mp4"], store, clip_frames=4).skipped == 1
+    assert {p: p.stat().st_mtime_ns for p in store.rglob("*.*") if p.suffix in (".tar", ".parquet")} == before
+
+
+def test_lists_globs_and_urls(tmp_path: Path, make_video: MakeVideo) -> None:
+    paths = [make_video(f"v/{name}.mp4", seeds=[i] * 8) for i, name in enumerate("abcd")]
+    (tmp_path / "list.csv").write_text("id,path\n1,v/a.mp4\n")
+    pq.write_table(pa.table({"video": ["v/b.mp4"]}), tmp_path / "list.parquet")
+    given = [tmp_path / "list.csv", tmp_path / "list.parquet", f"{tmp_path}/v/c*.mp4", paths[3].as_uri()]
+    report = ingest_videos(given, tmp_path / "store", clip_frames=4)
+    assert report.ingested == 4
+    sources = {row["source"] for row in rows_of(tmp_path / "store")}
+    assert sources == {str(path) for path in paths[:3]} | {paths[3].as_uri()}
+    assert ingest_videos(given, tmp_path / "store", clip_frames=4).skipped == 4
+
+
+def test_rgb_store(tmp_path: Path, make_video: MakeVideo) -> None:
+    path = make_video("v/a.mp4")
+    ingest_videos([path], tmp_path / "store", clip_frames=4, pixels="rgb", crop=(32, 16))
+    rows = rows_of(tmp_path / "store")
+    assert rows[0]["decoder"] == "decord"
+    with open_video(path) as source:
+        pictures = np.stack(list(source.rgb()))
+    with (tmp_path / "store" / "shards" / rows[1]["shard"]).open("rb") as handle:
+        handle.seek(rows[1]["offset"])
+        assert np.array_equal(np.load(handle), pictures[4:8, 16:32, 16:48])
+    assert verify_store(tmp_path / "store").problems == []
+
+
+def test_three_sources_always_hold_one_out(tmp_path: Path, make_video: MakeVideo) -> None:
+    for i in range(3):
+        make_video(f"v/{i}.mp4", seeds=[i] * 8)
+    splits = []
+    for name in ("one", "two"):
+        ingest_videos([tmp_path / "v"], tmp_path / name, clip_frames=4, val_fraction=0.0, test_fraction=0.0)
+        splits.append({row["source"]: row["split"] for row in rows_of(tmp_path / name)})
+    assert splits[0] == splits[1]
+    assert sorted(splits[0].values()) == ["train", "train", "val"]
+    assert verify_store(tmp_path / "one").problems == []
+
+
+def test_a_killed_worker_costs_nothing(tmp_path: Path, make_video: MakeVideo) -> None:
+    for i in range(6):
+        make_video(f"v/{i}.mkv", codec="ffv1", size=(160, 96), frames=24, seeds=[i] * 24)
+    with killer(1) as killed:
+        report = ingest_videos([tmp_path / "v"], tmp_path / "store", clip_frames=4, workers=2)
+    assert len(killed) == 1
+    assert (report.worker_deaths, report.ingested, report.clips, report.quarantined) == (1, 6, 36, {})
+    result = verify_store(tmp_path / "store")
+    assert (result.clips, result.problems) == (36, [])
+    assert nothing_half_written(tmp_path / "store")
+    again = ingest_videos([tmp_path / "v"], tmp_path / "store", clip_frames=4)
+    assert (again.skipped, again.ingested, again.worker_deaths) == (6, 0, 0)
+    ingest_videos([tmp_path / "v"], tmp_path / "calm", clip_frames=4)
+    assert [r["clip_id"] for r in rows_of(tmp_path / "calm")] == [r["clip_id"] for r in rows_of(tmp_path / "store")]
+
+
+def test_a_video_that_kills_every_worker_is_quarantined(tmp_path: Path, make_video: MakeVideo) -> None:
+    path = make_video("v/a.mkv", codec="ffv1", frames=30)
+    with killer(MAX_ATTEMPTS), pytest.raises(VideoError, match=f"{MAX_ATTEMPTS} workers died"):
+        ingest_videos([path], tmp_path / "store", clip_frames=4)
+    assert read_quarantine(tmp_path / "store").to_pylist()[0]["retry"]
+    assert ingest_videos([path], tmp_path / "store", clip_frames=4).ingested == 1  # tried again, and well
+    assert read_quarantine(tmp_path / "store").num_rows == 0
+
+
+def test_a_full_disk_keeps_what_is_done(tmp_path: Path, make_video: MakeVideo) -> None:
+    for i in range(3):
+        make_video(f"v/{i}.mkv", codec="ffv1", size=(160, 96), frames=24, seeds=[i] * 24)
+
+    def fill_up(progress: IngestProgress) -> None:  # from now on the workers can't write more than 64 kB a file
+        for process in own_workers():
+            resource.prlimit(process, resource.RLIMIT_FSIZE, (65536, 65536))
+
+    store = tmp_path / "store"
+    with pytest.raises(BitreelError, match="no space left for store"):
+        ingest_videos([tmp_path / "v"], store, clip_frames=4, workers=1, on_progress=fill_up)
+    assert len({row["source"] for row in rows_of(store)}) == 1
+    assert read_quarantine(store).num_rows == 0
+    assert nothing_half_written(store)
+    assert verify_store(store).problems == []
+    assert ingest_videos([tmp_path / "v"], store, clip_frames=4).ingested == 2
+
+
+def test_leftovers_of_a_stopped_run_are_removed(tmp_path: Path, make_video: MakeVideo) -> None:
+    path = make_video("v/a.mp4")
+    store = tmp_path / "store"
+    ingest_videos([path], store, clip_frames=4)
+    (shard,) = (store / "shards").iterdir()
+    shutil.copyfile(shard, store / "shards" / f".{shard.name}.part-00000000")
+    shutil.copyfile(shard, store / "shards" / "0123456789abcdef0123-0000.tar")  # renamed, but never committed
+    assert len(verify_store(store).problems) == 2
+    make_video("v/b.mp4", seeds=[5] * 8)
+    ingest_videos([tmp_path / "v"], store, clip_frames=4)
+    assert verify_store(store).problems == []
+    assert shard.exists()
