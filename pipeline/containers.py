@@ -17,7 +17,7 @@ _MP4_FIRST_BOXES = {b"ftyp", b"moov", b"mdat", b"free", b"skip", b"wide", b"pnot
 
 
 def check_container(path: Path) -> None:
-    """Raise VideoError where the file is shorter than its container says (mp4/mov, mkv/webm, avi, y4m); else do nothing.
+    """Raise VideoError where a file is shorter than its container says (mp4/mov, mkv/webm, avi, y4m).
 
     Formats without such a promise (raw streams, MPEG-TS) pass.
     """

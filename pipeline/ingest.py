@@ -75,13 +75,15 @@ def ingest_videos(
     address: str | None = None,
     val_fraction: float = 0.1,
     test_fraction: float = 0.1,
+    held_out: int = 1,
     on_progress: Callable[[IngestProgress], None] | None = None,
 ) -> IngestReport:
     """Cut videos into clips and add them to the store (made where it is not there).
 
     sources: files, folders, globs, lists (.txt, .csv, .parquet) or fsspec URLs. crop: (width, height), centre of the
     picture after downscaling by the integer `downscale` (area). pixels: "yuv420" or "rgb". decoder: "decord" (rgb only)
-    or "pyav". workers: actors; by default one a CPU. address: of a Ray cluster whose nodes see the store under the same
+    or "pyav". held_out: at least so many sources stay out of training, where there are three times as many. workers:
+    actors; by default one a CPU. address: of a Ray cluster whose nodes see the store under the same
     path; without it Ray starts here, or the Ray already connected is used.
 
     Broken videos go to the quarantine table and the rest go on. Sources that are in the store already are skipped, the
@@ -103,7 +105,7 @@ def ingest_videos(
             run.work(workers, address)
         finally:
             _remove_leftovers(store)
-        _hold_one_out(store)
+        _hold_out(store, held_out)
     run.report.seconds = time.monotonic() - begin
     if len(run.report.quarantined) == run.report.sources:
         reasons = list(run.report.quarantined.values())
@@ -254,17 +256,18 @@ def _remove_leftovers(store: Path) -> None:
                 path.unlink(missing_ok=True)
 
 
-def _hold_one_out(store: Path) -> None:
-    """See to it that three or more sources are not all in "train"."""
+def _hold_out(store: Path, least: int) -> None:
+    """See to it that enough sources are not in "train"; see `missing_held_out`."""
     table = read_manifest(store, ["source_checksum", "split"])
     rows = zip(table["source_checksum"].to_pylist(), table["split"].to_pylist(), strict=True)
-    checksum = missing_held_out(dict(rows))
-    if checksum is None:
+    chosen = missing_held_out(dict(rows), least)
+    if not chosen:
         return
-    clips = read_manifest(store)
-    moved = [row | {"split": "val"} for row in clips.to_pylist() if row["source_checksum"] == checksum]
-    with blaming_store(store):
-        write_fragment(store / MANIFEST, fragment_name(checksum), moved, CLIP_SCHEMA)
+    clips = read_manifest(store).to_pylist()
+    for checksum in chosen:
+        moved = [row | {"split": "val"} for row in clips if row["source_checksum"] == checksum]
+        with blaming_store(store):
+            write_fragment(store / MANIFEST, fragment_name(checksum), moved, CLIP_SCHEMA)
 
 
 @contextmanager

@@ -63,6 +63,7 @@ class ShardWriter:
         handle = self._handle
         if handle is None or handle.tell() + array.nbytes > SHARD_BYTES:
             handle = self._next()
+        begin = handle.tell()
         head = io.BytesIO()
         np.lib.format.write_array_header_1_0(head, np.lib.format.header_data_from_array_1_0(array))
         header = head.getvalue()
@@ -71,7 +72,7 @@ class ShardWriter:
         _write_member(handle, f"{key}.json", json.dumps(row, sort_keys=True).encode())
         _write_member(handle, f"{key}.npy", header, body)
         if hasattr(os, "posix_fadvise"):  # start writing to the disk now, so that the sync at the end is short
-            os.posix_fadvise(handle.fileno(), 0, handle.tell(), os.POSIX_FADV_DONTNEED)
+            os.posix_fadvise(handle.fileno(), begin, handle.tell() - begin, os.POSIX_FADV_DONTNEED)
         row["shard"] = self._parts[-1][1].name
         self._rows.append(row)
         return row

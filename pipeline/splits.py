@@ -18,11 +18,11 @@ def split_place(checksum: str) -> float:
     return int(checksum[:12], 16) / 16**12
 
 
-def missing_held_out(splits: Mapping[str, str]) -> str | None:
-    """The source to move to "val" where three or more sources are all in "train"; None where that is not so.
+def missing_held_out(splits: Mapping[str, str], least: int) -> list[str]:
+    """The sources to move to "val" so that `least` are held out, though never more than a third of all.
 
     splits: source checksum -> split. Small stores would else often have nothing to validate on.
     """
-    if len(splits) < 3 or any(split != "train" for split in splits.values()):
-        return None
-    return min(splits, key=split_place)
+    training = sorted((checksum for checksum, split in splits.items() if split == "train"), key=split_place)
+    missing = min(least, len(splits) // 3) - (len(splits) - len(training))
+    return training[: max(missing, 0)]

@@ -22,7 +22,7 @@ from codec.errors import BitreelError, UsageError
 from trainers.checkpoint import Snapshot, TrainingState, restore_optimizer
 from trainers.objective import METRICS, rate_distortion, step_metrics
 from trainers.recipe import Recipe
-from trainers.schedule import StepConditions, conditions_at, lambda_of
+from trainers.schedule import StepConditions, conditions_at, lambda_of, weight_of
 
 MAX_SKIPPED_IN_A_ROW = 25  # a run whose gradients are not finite for this long will not recover
 
@@ -77,12 +77,18 @@ class TrainingStep(nn.Module):
         self.segment_frames = segment_frames
 
     def forward(
-        self, luma: Tensor, chroma: Tensor, qp: Tensor, lambdas: Tensor, conditions: TrainingConditions
+        self,
+        luma: Tensor,
+        chroma: Tensor,
+        qp: Tensor,
+        lambdas: Tensor,
+        sample_weights: Tensor,
+        conditions: TrainingConditions,
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Gives loss (scalar), metrics (8,), reconstructed luma and chroma; only the loss has a gradient."""
         output: TrainingOutput = self.codec(luma, chroma, qp, conditions)
         pixels = luma.shape[-2] * luma.shape[-1]
-        loss = rate_distortion(output, lambdas, pixels, self.segment_frames)
+        loss = rate_distortion(output, lambdas, sample_weights, pixels, self.segment_frames)
         metrics = step_metrics(loss, output, pixels, self.segment_frames)
         return loss, metrics, output.luma.detach(), output.chroma.detach()
 
@@ -132,9 +138,9 @@ def train(
         conditions = TrainingConditions(mask_fraction=now.mask_fraction, field_dropout=now.phase.field_dropout)
 
         optimizer.zero_grad(set_to_none=True)
-        loss, metrics, rec_luma, rec_chroma = step_module(
-            luma, chroma, qp, lambda_of(qp, now.phase.lambda_range), conditions
-        )
+        lambdas = lambda_of(qp, now.phase.lambda_range)
+        sample_weights = weight_of(lambdas, now.phase.lambda_range, now.phase.balance)
+        loss, metrics, rec_luma, rec_chroma = step_module(luma, chroma, qp, lambdas, sample_weights, conditions)
         loss.backward()
         norm = nn.utils.clip_grad_norm_(codec.parameters(), now.phase.grad_clip)
         # Gradients are averaged over the ranks by now, so every rank comes to the same verdict.

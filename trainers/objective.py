@@ -26,15 +26,17 @@ def frame_weights(frames: int, segment_frames: int) -> tuple[Tensor, float]:
     return torch.tensor([1.0] + [inter] * (frames - 1)) / segment, 1.0 / segment
 
 
-def rate_distortion(output: TrainingOutput, lambdas: Tensor, pixels: int, segment_frames: int) -> Tensor:
-    """J in bits per luma pixel, averaged over the batch: a scalar with gradient.
+def rate_distortion(
+    output: TrainingOutput, lambdas: Tensor, sample_weights: Tensor, pixels: int, segment_frames: int
+) -> Tensor:
+    """J in bits per luma pixel, each sample times its weight, averaged over the batch: a scalar with gradient.
 
-    lambdas: (B,) bits per squared 8-bit error; pixels: luma pixels of a frame, H·W.
+    lambdas: (B,) bits per squared 8-bit error; sample_weights: (B,); pixels: luma pixels of a frame, H·W.
     """
     weights, field_weight = frame_weights(output.bits.shape[1], segment_frames)
     weights = weights.to(output.bits)
     cost = (weights * (output.bits + lambdas[:, None] * output.sse)).sum(dim=1) + field_weight * output.field_bits
-    return (cost / pixels).mean()
+    return (sample_weights * cost / pixels).mean()
 
 
 @torch.no_grad()

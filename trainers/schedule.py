@@ -59,12 +59,22 @@ def lambda_of(qp: Tensor, lambda_range: tuple[float, float]) -> Tensor:
     return torch.exp(low + (high - low) * share)
 
 
+def weight_of(lambdas: Tensor, lambda_range: tuple[float, float], balance: float) -> Tensor:
+    """Weight of each sample in the objective, (B,): (λ / geometric middle of the range)^-balance.
+
+    J grows with λ, roughly as its square root: without balance the highest QPs would decide nearly all of the gradient.
+    """
+    middle = math.sqrt(lambda_range[0] * lambda_range[1])
+    return (lambdas / middle) ** -balance
+
+
 _PLAN_LABELS = (
     "phase",
     "steps",
     "mask fraction",
     "QP",
     "λ",
+    "balance",
     "clip frames",
     "crop",
     "learning rate",
@@ -88,6 +98,7 @@ def plan_rows(recipe: Recipe) -> list[tuple[str, ...]]:
                 _span(phase.mask_fraction),
                 f"{phase.qp[0]}-{phase.qp[1]}",
                 _span(phase.lambda_range, ".3g"),
+                f"{phase.balance:g}",
                 str(phase.clip_frames),
                 str(phase.crop),
                 _span(phase.learning_rate),

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from rich.markup import escape
 
 from codec.errors import UsageError
 from infra.console import JsonOption, console, progress, write_json
@@ -65,7 +66,7 @@ def ingest(
             f"{report.clips} clips from {report.frames} frames in {report.seconds:.1f} s ({rate:.0f} frames/s)"
         )
     for reason in report.quarantined.values():
-        console.print(f"[yellow]quarantined[/] {reason}", soft_wrap=True)
+        console.print(f"[yellow]quarantined[/] {escape(reason)}", soft_wrap=True)
     write_json(json_path, vars(report) | {"frames_per_second": rate, "store": str(store)})
 
 

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from rich.markup import escape
 
 from codec.errors import BitreelError
 from infra.console import JsonOption, console, progress, write_json
@@ -37,7 +38,7 @@ def ls(store: StoreArgument, json_path: JsonOption = None) -> None:
     for entry in found:
         name, counts = Path(entry.source).name, (entry.clips, entry.frames, entry.source_frames)
         notes = "; ".join(entry.notes)
-        table.add_row(name, entry.split, *map(str, counts), entry.size, entry.decoder, notes)
+        table.add_row(escape(name), entry.split, *map(str, counts), entry.size, entry.decoder, escape(notes))
     console.print(table)
     write_json(json_path, [vars(entry) for entry in found])
 
@@ -50,7 +51,7 @@ def verify(store: StoreArgument, json_path: JsonOption = None) -> None:
         result = verify_store(store, lambda done, total: bar.update(task, completed=done, total=total))
     write_json(json_path, vars(result))
     for problem in result.problems:
-        console.print(f"[red]wrong[/] {problem}", soft_wrap=True)
+        console.print(f"[red]wrong[/] {escape(problem)}", soft_wrap=True)
     if result.problems:
         raise BitreelError(
             f"store '{store}' has {len(result.problems)} problems; delete the named shards and their manifest "
@@ -76,7 +77,7 @@ def stats(store: StoreArgument, json_path: JsonOption = None) -> None:
         _print_spread(name, figures[name])
     console.print(f"{'quarantine':<10} {len(figures['quarantine'])} sources")
     for entry in figures["quarantine"]:
-        console.print(f"  {entry['reason']}", soft_wrap=True)
+        console.print(f"  {escape(entry['reason'])}", soft_wrap=True)
     write_json(json_path, figures)
 
 

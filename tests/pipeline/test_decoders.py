@@ -188,7 +188,7 @@ def test_an_mp4_with_its_index_first_is_refused_when_cut(tmp_path: Path, make_vi
     with open_video(path) as video:
         assert len(list(video)) == 20
     path.write_bytes(path.read_bytes()[:-2000])
-    with pytest.raises(VideoError, match="truncated: .* bytes of at least"):
+    with pytest.raises(VideoError, match=r"truncated: .* bytes of at least"):
         open_video(path)
 
 

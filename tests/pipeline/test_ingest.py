@@ -17,8 +17,10 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import typer
 
 from codec.errors import BitreelError, UsageError, VideoError
+from infra.commands import ingest as ingest_command
 from pipeline.decoders import open_video
 from pipeline.ingest import MAX_ATTEMPTS, IngestProgress, ingest_videos
 from pipeline.manifest import read_manifest, read_quarantine
@@ -57,12 +59,13 @@ def own_workers() -> list[int]:
 def killer(kills: int) -> Iterator[list[int]]:
     """In the background, kill -9 the first `kills` ingest workers that show up; gives the growing list of their ids."""
     killed: list[int] = []
+    earlier = own_workers()  # of a run before, still on their way out
     over = threading.Event()
 
     def hunt() -> None:
         while len(killed) < kills and not over.is_set():
             for process in own_workers():
-                if process not in killed and len(killed) < kills:
+                if process not in [*killed, *earlier] and len(killed) < kills:
                     os.kill(process, signal.SIGKILL)
                     killed.append(process)
             time.sleep(0.01)
@@ -182,7 +185,7 @@ def test_wrong_calls_are_refused(tmp_path: Path, make_video: MakeVideo) -> None:
     assert not store.exists()
     (tmp_path / "bad.mp4").write_bytes(b"")
     with pytest.raises(VideoError, match="empty file"):
-        ingest_videos([tmp_path / "bad.mp4"], store)
+        ingest_videos([tmp_path / "bad.mp4"], tmp_path / "other")
 
     ingest_videos([video], store, clip_frames=4)
     with pytest.raises(UsageError, match="clip_frames=4, not clip_frames=5"):
@@ -200,7 +203,8 @@ def test_the_same_content_is_taken_once_and_nothing_twice(tmp_path: Path, make_v
     report = ingest_videos([tmp_path / "v"], store, clip_frames=4)
     assert (report.ingested, report.duplicates) == (1, 1)
     before = {p: p.stat().st_mtime_ns for p in store.rglob("*.*") if p.suffix in (".tar", ".parquet")}
-    assert ingest_videos([tmp_path / "v" / "a.mp4"], store, clip_frames=4).skipped == 1
+    again = ingest_videos([tmp_path / "v"], store, clip_frames=4)
+    assert (again.ingested, again.skipped, again.duplicates) == (0, 1, 1)
     assert {p: p.stat().st_mtime_ns for p in store.rglob("*.*") if p.suffix in (".tar", ".parquet")} == before
 
 
@@ -296,3 +300,20 @@ def test_leftovers_of_a_stopped_run_are_removed(tmp_path: Path, make_video: Make
     ingest_videos([tmp_path / "v"], store, clip_frames=4)
     assert verify_store(store).problems == []
     assert shard.exists()
+
+
+def test_ingest_command(tmp_path: Path, make_video: MakeVideo, capsys: pytest.CaptureFixture[str]) -> None:
+    make_video("v/a.mp4")
+    (tmp_path / "v" / "b.mp4").touch()
+    arguments = ("ingest", tmp_path / "v", "--store", tmp_path / "new", "--crop", "32x16", "--clip-frames", "4")
+    app = typer.Typer()
+    ingest_command.register(app)
+    app.command("other")(lambda: None)  # with one command alone, Typer leaves its name out
+    options = ("--downscale", "2", "--json", tmp_path / "ingest.json")
+    app([str(argument) for argument in (*arguments, *options)], standalone_mode=False)
+    said = capsys.readouterr().out
+    assert "1 ingested" in said
+    assert "empty file" in said
+    assert json.loads((tmp_path / "ingest.json").read_text())["clips"] == 2
+    row = read_manifest(tmp_path / "new").to_pylist()[0]
+    assert (row["width"], row["height"], row["downscale"]) == (32, 16, 2)

@@ -7,6 +7,7 @@ import torch
 
 from codec.api import TrainingOutput
 from trainers.objective import METRICS, frame_weights, rate_distortion, step_metrics
+from trainers.schedule import weight_of
 
 
 def output(bits: list[float], sse: list[float], field: float) -> TrainingOutput:
@@ -25,7 +26,7 @@ def test_loss_and_metrics_by_hand() -> None:
     pixels = 100
     out = output([160.0, 16.0], [100.0, 1.0], 32.0)
     # (1·(160 + 2·100) + 15·(16 + 2·1) + 1·32) / 16 / 100
-    loss = rate_distortion(out, torch.tensor([2.0]), pixels, 16)
+    loss = rate_distortion(out, torch.tensor([2.0]), torch.tensor([1.0]), pixels, 16)
     assert float(loss) == pytest.approx((360 + 270 + 32) / 1600)
     figures = dict(zip(METRICS, step_metrics(loss, out, pixels, 16).tolist(), strict=True))
     assert figures["bpp"] == pytest.approx((160 + 15 * 16 + 32) / 1600)
@@ -37,7 +38,13 @@ def test_loss_and_metrics_by_hand() -> None:
 
 def test_an_exact_single_frame() -> None:
     out = output([50.0], [0.0], 10.0)
-    loss = rate_distortion(out, torch.tensor([1.0]), 100, 16)
+    loss = rate_distortion(out, torch.tensor([1.0]), torch.tensor([1.0]), 100, 16)
     figures = dict(zip(METRICS, step_metrics(loss, out, 100, 16).tolist(), strict=True))
     assert float(loss) == pytest.approx(0.6)
     assert figures["psnr_yuv"] == 100.0 and figures["psnr_yuv_inter"] != figures["psnr_yuv_inter"]
+
+
+def test_balance_weighs_low_qps_up_and_keeps_the_middle() -> None:
+    lambdas = torch.tensor([1e-3, 1e-1, 1e1])
+    assert torch.allclose(weight_of(lambdas, (1e-3, 1e1), 0.5), torch.tensor([10.0, 1.0, 0.1]))
+    assert torch.equal(weight_of(lambdas, (1e-3, 1e1), 0.0), torch.ones(3))
