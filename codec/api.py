@@ -9,7 +9,6 @@ import dataclasses
 import hashlib
 import importlib
 import json
-import os
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
@@ -21,6 +20,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from codec.atomic_files import commit, unfinished_path, write_json_atomically
 from codec.errors import BitreelError, UsageError
 from codec.frames import Frame, VideoFormat
 
@@ -163,9 +163,9 @@ def save_codec(codec: Codec, folder: Path) -> None:
     """Write weights (safetensors) and config (JSON) into `folder`, each by rename."""
     folder.mkdir(parents=True, exist_ok=True)
     weights = {k: v.detach().cpu().contiguous() for k, v in codec.state_dict().items()}
-    temporary = folder / (WEIGHTS_FILE + ".part")
+    temporary = unfinished_path(folder / WEIGHTS_FILE)
     save_file(weights, str(temporary))
-    _commit(temporary, folder / WEIGHTS_FILE)
+    commit(temporary, folder / WEIGHTS_FILE)
     meta = {
         "format": 1,
         "family": codec.family,
@@ -173,9 +173,7 @@ def save_codec(codec: Codec, folder: Path) -> None:
         "config": dataclasses.asdict(codec.config),
         "model_hash": codec.model_hash().hex(),
     }
-    temporary = folder / (CONFIG_FILE + ".part")
-    temporary.write_text(json.dumps(meta, indent=2) + "\n")
-    _commit(temporary, folder / CONFIG_FILE)
+    write_json_atomically(folder / CONFIG_FILE, meta)
 
 
 def load_codec(ref: str | Path, device: str = "cpu") -> Codec:
@@ -203,9 +201,3 @@ def load_codec(ref: str | Path, device: str = "cpu") -> Codec:
         return codec.to(torch.device(device))
     except (RuntimeError, AssertionError) as error:
         raise UsageError(f"device '{device}' is not usable here: {str(error).splitlines()[0]}") from error
-
-
-def _commit(temporary: Path, final: Path) -> None:
-    with temporary.open("rb") as handle:
-        os.fsync(handle.fileno())
-    temporary.replace(final)

@@ -25,7 +25,7 @@ class Arithmetic(Protocol):
     """What a network may be built of. Activations are (B, C, h, w)."""
 
     def conv(self, layer: nn.Conv2d, x: Tensor) -> Tensor:
-        """1x1 or depthwise 3x3 convolution with bias."""
+        """1x1 or depthwise 3x3 convolution, with or without bias."""
 
     def relu(self, x: Tensor) -> Tensor: ...
 
@@ -106,8 +106,8 @@ class FixedArithmetic:
         """Weights and bias as whole numbers; raises BitreelError where a sum could leave the exact range."""
         if id(layer) not in self._layers:
             weight = torch.round(layer.weight.detach().double() * (1 << WEIGHT_BITS))
-            assert layer.bias is not None
-            bias = torch.round(layer.bias.detach().double() * (1 << (WEIGHT_BITS + ACTIVATION_BITS)))
+            given = layer.bias if layer.bias is not None else torch.zeros(1, device=weight.device)
+            bias = torch.round(given.detach().double() * (1 << (WEIGHT_BITS + ACTIVATION_BITS)))
             worst = weight.abs().sum((1, 2, 3)).max() * LIMIT + bias.abs().max()
             if not bool(torch.isfinite(worst)) or float(worst) >= 2.0**53:
                 raise BitreelError("model weights are too large for exact coding (not finite, or sums over 2^53)")

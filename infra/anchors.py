@@ -19,10 +19,11 @@ from typing import Any
 
 import numpy as np
 
+from codec.atomic_files import write_atomically
 from codec.errors import BitreelError, UsageError
 from codec.frames import Frame, Plane
 from codec.metrics import frame_quality
-from infra.evaluation_results import FramePoint, Point, write_atomically
+from infra.evaluation_results import FramePoint, Point
 from infra.evaluation_source import EvaluationSource
 from infra.pictures import write_picture
 from infra.x265_stream import X265Info, split_info

@@ -79,9 +79,8 @@ def run(arguments: list[str], debug: bool = False) -> int:
     except Exception as error:
         if debug:
             raise
-        _say(
-            f"unexpected {type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''} (--debug shows more)"
-        )
+        first = str(error).splitlines()[0] if str(error) else ""
+        _say(f"unexpected {type(error).__name__}: {first} (--debug shows more)")
         return 1
 
 

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import json
-import os
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+from codec.atomic_files import write_json_atomically
 
 console = Console(stderr=False, highlight=False)
 
@@ -32,11 +32,4 @@ def write_json(path: Path | None, figures: Any) -> None:
     """Write figures for machines, by rename; does nothing where no path was asked for."""
     if path is None:
         return
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(path.name + ".part")
-    with temporary.open("w") as handle:
-        json.dump(figures, handle, indent=2, default=str)
-        handle.write("\n")
-        handle.flush()
-        os.fsync(handle.fileno())
-    temporary.replace(path)
+    write_json_atomically(path, figures)

@@ -6,11 +6,9 @@ nodes see under the same path.
 
 from __future__ import annotations
 
-import logging
 import shutil
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -75,7 +73,11 @@ def evaluate_model(
     cache, out = cache.absolute(), out.absolute()
     out.mkdir(parents=True, exist_ok=True)
     report = on_progress or (lambda done, total, what: None)
-    with ray_running(address) as ray:
+    import ray
+
+    from pipeline.ray_session import ray_session
+
+    with ray_session(address):
         sources = _sources(ray, videos, cache / "sources", frames, max_pixels, report)
         work = _Work(ray, sources, out, cache / "anchors", intra_period, report)
         for source in sources:
@@ -97,25 +99,6 @@ def evaluate_model(
     evaluation = Evaluation(description, settings, sequences, table, scores_of(sequences, table), out)
     evaluation.save()
     return evaluation
-
-
-@contextmanager
-def ray_running(address: str | None) -> Iterator[Any]:
-    """Ray, started here where nobody did before (and then stopped again). Raises BitreelError where it can't be."""
-    import ray
-
-    if ray.is_initialized():
-        yield ray
-        return
-    try:
-        ray.init(address=address, include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
-    except (ConnectionError, RuntimeError, ValueError) as error:
-        where = f"cluster '{address}' can't be reached" if address else "can't be started here"
-        raise BitreelError(f"Ray {where}: {str(error).splitlines()[0]}") from error
-    try:
-        yield ray
-    finally:
-        ray.shutdown()
 
 
 class _Work:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import os
 import statistics
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from codec.atomic_files import write_atomically
 from codec.errors import UsageError
 from codec.metrics import FrameQuality
 from infra.bdrate import BdRate
@@ -192,20 +192,6 @@ class Evaluation:
         temporary = self.folder / (TABLE_FILE + ".part")
         pq.write_table(pa.Table.from_pylist(rows), temporary)
         temporary.replace(self.folder / TABLE_FILE)
-
-
-def write_atomically(path: Path, data: bytes) -> None:
-    """Write a whole file under another name, make it durable, rename it."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        with temporary.open("wb") as handle:
-            handle.write(data)
-            handle.flush()
-            os.fsync(handle.fileno())
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def _sequence(data: dict[str, Any]) -> SequenceResult:

@@ -15,10 +15,11 @@ from pathlib import Path
 from typing import Any
 
 from codec.api import Codec, EncodeOptions, FrameReport, StreamReport, load_codec
+from codec.atomic_files import write_atomically
 from codec.errors import BitreelError
 from codec.frames import Frame
 from codec.metrics import FrameQuality
-from infra.evaluation_results import FramePoint, Point, write_atomically
+from infra.evaluation_results import FramePoint, Point
 from infra.evaluation_source import EvaluationSource
 from infra.evaluation_worker import DecodeJob
 

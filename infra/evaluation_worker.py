@@ -15,9 +15,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from codec.atomic_files import write_atomically
 from codec.errors import BitreelError, StreamError
 from codec.frames import Frame
-from infra.evaluation_results import write_atomically
 from infra.evaluation_source import EvaluationSource
 
 

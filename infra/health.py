@@ -142,9 +142,11 @@ def check_x265() -> Check:
 
 def check_ray() -> Check:
     """Start Ray here (or use the running one) and have a task done in another process."""
-    from infra.evaluation import ray_running
+    import ray
 
-    with ray_running(None) as ray:
+    from pipeline.ray_session import ray_session
+
+    with ray_session(None):
         there = ray.get(ray.remote(num_cpus=1)(_process_id).remote(), timeout=120)
         cpus = int(ray.cluster_resources().get("CPU", 0))
     if there == os.getpid():

@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from codec.atomic_files import write_atomically
 from codec.frames import Frame, Plane, VideoFormat
-from infra.evaluation_results import write_atomically
 
 # Luma weights of red and blue; green is the rest.
 _WEIGHTS = {"bt601": (0.299, 0.114), "bt709": (0.2126, 0.0722), "bt2020": (0.2627, 0.0593)}

@@ -8,8 +8,9 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
+from codec.atomic_files import write_atomically
 from infra.bdrate import PSNR_RANGES
-from infra.evaluation_results import CHAMPION, OURS, BdRow, Evaluation, Point, SequenceResult, write_atomically
+from infra.evaluation_results import CHAMPION, OURS, BdRow, Evaluation, Point, SequenceResult
 from infra.evaluation_scores import MEAN_CURVE, MEAN_OF_SEQUENCES, ONE_SEQUENCE, rate_at_quality
 from infra.pictures import data_url
 from infra.report_figures import METRICS, frame_plot, mean_rd_plot, rd_plot

@@ -15,12 +15,12 @@ from pathlib import Path
 
 from blake3 import blake3
 
+from codec.atomic_files import PART
 from codec.errors import BitreelError, UsageError, VideoError
 from pipeline.ingest_worker import IngestSettings, IngestWorker, Outcome, fragment_name
 from pipeline.manifest import (
     CLIP_SCHEMA,
     MANIFEST,
-    PART,
     QUARANTINE,
     QUARANTINE_SCHEMA,
     SHARDS,
@@ -29,10 +29,11 @@ from pipeline.manifest import (
     read_quarantine,
     write_fragment,
 )
+from pipeline.ray_session import ray_session
 from pipeline.shards import StoreWriteError, blaming_store
 from pipeline.sources import find_sources, is_remote, stamp_of
 from pipeline.splits import missing_held_out
-from pipeline.worker_pool import Finished, WorkerPool, ray_session
+from pipeline.worker_pool import Finished, WorkerPool
 
 MAX_ATTEMPTS = 3  # workers that one source may cost
 

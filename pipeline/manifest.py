@@ -6,8 +6,6 @@ Layout of a store: `store.json`, `shards/*.tar`, `manifest/*.parquet`, `quaranti
 from __future__ import annotations
 
 import json
-import os
-import secrets
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -16,11 +14,11 @@ import pyarrow as pa
 import pyarrow.json as pj
 import pyarrow.parquet as pq
 
+from codec.atomic_files import write_atomically
 from codec.errors import BitreelError, UsageError
 
 STORE_FORMAT = 1
 STORE_FILE, SHARDS, MANIFEST, QUARANTINE = "store.json", "shards", "manifest", "quarantine"
-PART = ".part-"  # in the name of everything unfinished
 
 CLIP_SCHEMA = pa.schema(
     [
@@ -88,7 +86,7 @@ def create_or_check_store(store: Path, settings: dict[str, Any]) -> None:
     for folder in (SHARDS, MANIFEST, QUARANTINE):
         (store / folder).mkdir(parents=True, exist_ok=True)
     if not (store / STORE_FILE).exists():
-        write_by_rename(
+        write_atomically(
             store / STORE_FILE, (json.dumps({"format": STORE_FORMAT, **settings}, indent=2) + "\n").encode()
         )
 
@@ -130,21 +128,7 @@ def write_fragment(folder: Path, name: str, rows: list[dict[str, Any]], schema: 
     table = pj.read_json(pa.BufferReader(lines), parse_options=options) if rows else schema.empty_table()
     buffer = pa.BufferOutputStream()
     pq.write_table(table.select(schema.names).cast(schema), buffer)
-    write_by_rename(folder / f"{name}.parquet", buffer.getvalue())
-
-
-def write_by_rename(path: Path, data: bytes | pa.Buffer) -> None:
-    """Write a small file so that it is either whole under its name or not there."""
-    temporary = path.with_name(f".{path.name}{PART}{secrets.token_hex(4)}")
-    try:
-        with temporary.open("wb") as handle:
-            handle.write(data)
-            handle.flush()
-            os.fsync(handle.fileno())
-        temporary.replace(path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
+    write_atomically(folder / f"{name}.parquet", buffer.getvalue().to_pybytes())
 
 
 def _read_fragments(folder: Path, schema: pa.Schema, columns: Sequence[str] | None) -> pa.Table:

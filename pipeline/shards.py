@@ -9,7 +9,6 @@ import errno
 import io
 import json
 import os
-import secrets
 import tarfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -20,8 +19,8 @@ import numpy as np
 from blake3 import blake3
 from numpy.typing import NDArray
 
+from codec.atomic_files import unfinished_path
 from codec.errors import BitreelError
-from pipeline.manifest import PART
 
 SHARD_BYTES = 1 << 30  # a source that needs more gets several shards
 _NO_SPACE = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
@@ -101,7 +100,7 @@ class ShardWriter:
     def _next(self) -> BinaryIO:
         self._finish()
         final = self._folder / f"{self._name}-{len(self._parts):04d}.tar"
-        self._parts.append((final.with_name(f".{final.name}{PART}{secrets.token_hex(4)}"), final))
+        self._parts.append((unfinished_path(final), final))
         self._handle = self._parts[-1][0].open("xb", buffering=0)
         return self._handle
 

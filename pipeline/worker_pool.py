@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import ray
-
-from codec.errors import BitreelError
 
 
 @dataclass(frozen=True)
@@ -59,30 +55,3 @@ class WorkerPool:
     def close(self) -> None:
         for worker in self._all:
             ray.kill(worker)
-
-
-@contextmanager
-def ray_session(address: str | None) -> Iterator[int]:
-    """Ray connected to `address`, or started on this machine; one already connected is used and left alone.
-
-    Gives the number of CPUs. Raises BitreelError where the cluster can't be reached.
-    """
-    started_here = not ray.is_initialized()
-    if started_here:
-        os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-        # The next release's default, chosen now: without it Ray prints a warning about accelerators at each start.
-        os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
-        try:
-            options: dict[str, Any] = {"logging_level": "error", "log_to_driver": False}
-            if address is None:
-                ray.init(address="local", include_dashboard=False, **options)
-            else:
-                ray.init(address=address, **options)
-        except Exception as error:  # whatever the client or the launcher raises, the person needs the address
-            where = address or "this machine"
-            raise BitreelError(f"Ray can't be used at {where}: {(str(error).splitlines() or [''])[0]}") from error
-    try:
-        yield int(ray.cluster_resources().get("CPU", 1)) or 1
-    finally:
-        if started_here:
-            ray.shutdown()

@@ -22,11 +22,13 @@ from typing import Any, Protocol
 import torch
 
 from codec.api import Codec, load_codec
+from codec.atomic_files import write_json_atomically
 from codec.errors import BitreelError, UsageError
+from pipeline.ray_session import ray_session
 from trainers.checkpoint import Snapshot, TrainingState, load_training_state
 from trainers.loop import Pictures, check_resumable, fresh_codec, train
 from trainers.phase_batches import PhaseBatches
-from trainers.ray_workers import Resources, choose_resources, ray_session
+from trainers.ray_workers import Resources, choose_resources
 from trainers.recipe import Recipe, recipe_from_dict
 from trainers.schedule import conditions_at
 
@@ -88,6 +90,9 @@ def train_on_ray(
     training fails for good or is stopped.
     """
     folder = storage.resolve() / name
+    if address is None:
+        # One process less to start: nobody gives notice before taking this machine away.
+        os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")
     with ray_session(address):
         resources = choose_resources(workers)
         check_resumable(recipe, None, resources.workers)
@@ -136,7 +141,7 @@ def _prepare_run(folder: Path, recipe: Recipe, store: Path, resources: Resources
             )
     folder.mkdir(parents=True, exist_ok=True)
     (folder / FAILURE_FILE).unlink(missing_ok=True)
-    _write_json(run_file, facts)
+    write_json_atomically(run_file, facts)
 
 
 def _fit(
@@ -231,7 +236,7 @@ def _worker(config: dict[str, Any]) -> None:
         device = ray.train.torch.get_device()
         train(codec, recipe, batches, hooks, device=device, rank=rank, world=world, start=start)
     except BitreelError as error:
-        _write_json(folder / FAILURE_FILE, {"message": str(error), "usage": isinstance(error, UsageError)})
+        write_json_atomically(folder / FAILURE_FILE, {"message": str(error), "usage": isinstance(error, UsageError)})
         raise
     finally:
         if tracker is not None:
@@ -259,7 +264,7 @@ class _RayHooks:
 
     def on_log(self, step: int, metrics: dict[str, float]) -> None:
         if self.rank == 0:
-            _write_json(self.folder / PROGRESS_FILE, {"step": step, "metrics": metrics})
+            write_json_atomically(self.folder / PROGRESS_FILE, {"step": step, "metrics": metrics})
         if self.tracker is not None:
             self.tracker.log(step, metrics)
 
@@ -318,12 +323,3 @@ def _watch_progress(path: Path, on_progress: Callable[[int, dict[str, float]], N
     finally:
         over.set()
         thread.join()
-
-
-def _write_json(path: Path, data: Any) -> None:
-    temporary = path.with_name(f"{path.name}.{os.getpid()}.part")
-    with temporary.open("w") as handle:
-        json.dump(data, handle, indent=2)
-        handle.flush()
-        os.fsync(handle.fileno())
-    temporary.replace(path)

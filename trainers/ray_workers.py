@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import contextlib
-import logging
 import os
-from collections.abc import Iterator
 from dataclasses import dataclass
 
-from codec.errors import BitreelError, UsageError
+from codec.errors import UsageError
 
 # Read by Ray Train when it is imported, hence set before any function here imports it.
 os.environ.setdefault("RAY_TRAIN_V2_ENABLED", "1")
@@ -24,33 +21,6 @@ class Resources:
     workers: int
     cpus: int
     gpu: bool
-
-
-@contextlib.contextmanager
-def ray_session(address: str | None) -> Iterator[None]:
-    """A connection to Ray: the one that is open, else a new one that ends with the block.
-
-    `address` None starts Ray on this machine. Raises BitreelError where the cluster does not answer.
-    """
-    import ray
-
-    if ray.is_initialized():
-        yield
-        return
-    try:
-        if address is None:
-            # One process less to start: nobody gives notice before taking this machine away.
-            os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")
-            ray.init(address="local", include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
-        else:
-            ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
-    except (ConnectionError, RuntimeError, ValueError) as error:
-        first = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise BitreelError(f"no Ray cluster at '{address or 'this machine'}': {first}") from error
-    try:
-        yield
-    finally:
-        ray.shutdown()
 
 
 def choose_resources(workers: int | None) -> Resources:

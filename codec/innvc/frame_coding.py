@@ -130,11 +130,11 @@ def code_coefficients(
         if group == 0 and context.kind == 0:
             _code_pyramid(prior, arithmetic, state, qp, source, coefficients, symbols, lowest, step)
         else:
-            signed = [signed_steps_fixed(context.predicted[start : start + size], step)[None]]
+            whole_mean = torch.zeros(size, h, w, dtype=torch.int32, device=device)
             if group:
-                signed += [signed_steps_fixed(coefficients[:start], step)[None], slopes]
-            mean = prior.mean(state, group, torch.cat(signed, dim=1), arithmetic)[0]
-            whole_mean = torch.div(mean.long() * step + ONE // 2, ONE, rounding_mode="floor").int()
+                signed = torch.cat([signed_steps_fixed(coefficients[:start], step)[None], slopes], dim=1)
+                mean = prior.mean(state, group, signed, arithmetic)[0]
+                whole_mean = torch.div(mean.long() * step + ONE // 2, ONE, rounding_mode="floor").int()
             base = prior.group_base(group, kind, qp, arithmetic)
             index = fixed_scale_index(prior.scale_index(state, group, base, arithmetic)[0], lowest, SCALE_COUNT - 1)
             index[max(live - start, 0) :] = 0

@@ -81,11 +81,11 @@ class PriorNetwork(nn.Module):
             nn.ModuleList(ResidualBlock(width) for _ in range(config.group_blocks)) for _ in GROUP_SIZES[:-1]
         )
         self.scale_heads = nn.ModuleList(nn.Conv2d(width, n, 1) for n in GROUP_SIZES)
-        self.gate_heads = nn.ModuleList(nn.Conv2d(width, n, 1) for n in GROUP_SIZES)
-        self.mean_maps = nn.ModuleList(
-            nn.Conv2d(n + start + (DC_DIFFERENCES if start else 0), n, 1)
-            for n, start in zip(GROUP_SIZES, GROUP_STARTS, strict=True)
-        )
+        # Group 0 has no earlier group to learn a mean from. Without bias, nothing coded means nothing added: a mean
+        # that moved coefficients by itself would do so again in each frame of a chain, and the picture would drift.
+        later = list(zip(GROUP_SIZES, GROUP_STARTS, strict=True))[1:]
+        self.gate_heads = nn.ModuleList(nn.Conv2d(width, n, 1) for n, _ in later)
+        self.mean_maps = nn.ModuleList(nn.Conv2d(start + DC_DIFFERENCES, n, 1, bias=False) for n, start in later)
         self._initialize()
 
     def begin(self, inputs: Tensor, kind: Tensor, qp: Tensor, arithmetic: Arithmetic) -> Tensor:
@@ -116,9 +116,12 @@ class PriorNetwork(nn.Module):
         return table[:, start : start + GROUP_SIZES[group], None, None]
 
     def mean(self, state: Tensor, group: int, signed: Tensor, arithmetic: Arithmetic) -> Tensor:
-        """Coupling mean in quantization steps: (B, n, h, w). signed: predicted group, earlier groups, DC slopes."""
-        linear = arithmetic.conv(self._layer(self.mean_maps, group), signed)
-        return arithmetic.gate(linear, arithmetic.conv(self._layer(self.gate_heads, group), state))
+        """Coupling mean of a group after the first, in quantization steps: (B, n, h, w).
+
+        signed: values of the earlier groups in steps, then DC slopes, (B, start + 12, h, w).
+        """
+        linear = arithmetic.conv(self._layer(self.mean_maps, group - 1), signed)
+        return arithmetic.gate(linear, arithmetic.conv(self._layer(self.gate_heads, group - 1), state))
 
     @staticmethod
     def _layer(layers: nn.ModuleList, index: int) -> nn.Conv2d:
@@ -131,10 +134,10 @@ class PriorNetwork(nn.Module):
         for block in [*self.trunk, *[b for r in self.rounds for b in r]]:  # type: ignore[attr-defined]
             nn.init.zeros_(block.narrow.bias)
             nn.init.normal_(block.narrow.weight, std=0.02)
-        for layers in (self.mean_maps, self.scale_heads, self.gate_heads):
-            for layer in layers:
-                nn.init.zeros_(layer.weight)  # type: ignore[arg-type]
-                nn.init.zeros_(layer.bias)  # type: ignore[arg-type]
+        for layer in [*self.mean_maps, *self.scale_heads, *self.gate_heads]:
+            nn.init.zeros_(layer.weight)
+        for layer in self.scale_heads:
+            nn.init.zeros_(layer.bias)  # type: ignore[arg-type]
         for layer in self.gate_heads:
             nn.init.constant_(layer.bias, 0.5)  # type: ignore[arg-type]
         spread = torch.tensor([_natural_spread(c) for c in ORDER])

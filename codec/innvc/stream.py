@@ -37,7 +37,7 @@ from codec.innvc.field import LARGEST_VALUE, Field
 from codec.innvc.frame_coding import Decoding, Encoding, FrameContext, SymbolSource, code_coefficients
 from codec.innvc.prior import fixed_scale_index
 from codec.innvc.quantization import rounding_of, step_size, whole_step
-from codec.innvc.training_pass import VECTOR_WEIGHT, field_inputs
+from codec.innvc.training_pass import field_inputs, vector_weight
 from codec.lifting import forward_transform, inverse_transform
 from codec.motion_coding import decode_motion, encode_motion
 from codec.motion_compensation import compensate
@@ -290,7 +290,7 @@ def _plan_frame(state: _State, planes: Planes, qp: int, intra: bool, before: _Pl
     predicted = state.flat_prediction()
     if not intra:
         assert state.reference is not None
-        weight = VECTOR_WEIGHT * step_size(torch.tensor([qp], device=state.device))
+        weight = vector_weight(step_size(torch.tensor([qp], device=state.device)))
         candidates = before.vectors if before is not None and not before.intra else None
         motion = search_motion(planes[0][None], state.reference[0][None], weight, SEARCH, candidates)
         vectors = motion.vectors

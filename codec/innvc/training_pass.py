@@ -34,11 +34,15 @@ from codec.motion_search import SearchSettings, search_motion
 if TYPE_CHECKING:
     from codec.innvc.model import InnVC
 
-VECTOR_WEIGHT = 0.3  # SAD a vector bit is worth, in quantization steps
 SEARCH = SearchSettings(reach=16, neighbours=1)  # crops are small, and training searches each one anew
 _CHANNELS = sum(GROUP_SIZES)
 # Squared error weights behind PSNR-YUV 6:1:1 a luma pixel: 6/8 of luma, 1/8 of each chroma plane of a quarter's size.
 _SSE_WEIGHT = [0.75 if c < 64 else 0.5 for c in ORDER]
+
+
+def vector_weight(step: Tensor) -> Tensor:
+    """SAD that a vector bit is worth at a quantization step; steeper where most residuals are not coded at all."""
+    return 0.4 * step * (1 + step / 40)
 
 
 def laplace_bits(symbols: Tensor, index: Tensor, rounding: Tensor) -> Tensor:
@@ -74,7 +78,7 @@ def training_pass(
             vectors = torch.zeros(batch, 2, height // 8, width // 8, dtype=torch.int64, device=y.device)
         else:
             with torch.no_grad():
-                weight = VECTOR_WEIGHT * step.flatten()
+                weight = vector_weight(step.flatten())
                 motion = search_motion(y, reference[0], weight, SEARCH, vectors if t > 1 else None)
                 vectors = motion.vectors
                 predicted = compensate(*reference, vectors)
@@ -136,10 +140,10 @@ class _FramePass:
             if group == 0 and kind == 0:
                 cost, found, value = self._pyramid(state, wanted)
             else:
-                signed = [signed_steps_float(guess[:, start : start + size])]
+                mean = torch.zeros_like(wanted)
                 if group:
-                    signed += [signed_steps_float(torch.cat(coefficients, dim=1)), slopes]
-                mean = prior.mean(state, group, torch.cat(signed, dim=1), floats)
+                    signed = torch.cat([signed_steps_float(torch.cat(coefficients, dim=1)), slopes], dim=1)
+                    mean = prior.mean(state, group, signed, floats)
                 base = prior.group_base(group, kinds, self.qp, floats)
                 index = prior.scale_index(state, group, base, floats)
                 alive = self.alive[:, start : start + size]

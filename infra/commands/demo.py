@@ -10,6 +10,8 @@ import typer
 from infra.console import JsonOption, console, progress, write_json
 
 if TYPE_CHECKING:
+    from rich.progress import TaskID
+
     from infra.demo import DemoResult
 
 HELP = """From videos to a promoted codec: ingest, train, evaluate beside x265, register, promote.
@@ -44,11 +46,12 @@ def demo(
 
     sources = [*(videos or []), *(more_videos or [])]
     with progress() as bar:
-        tasks: dict[str, object] = {}
+        tasks: dict[str, TaskID] = {}
 
         def show(stage: str, done: int, total: int) -> None:
-            task = tasks.setdefault(stage, bar.add_task(stage, total=total))
-            bar.update(task, completed=done, total=total)  # type: ignore[arg-type]
+            if stage not in tasks:
+                tasks[stage] = bar.add_task(stage, total=total)
+            bar.update(tasks[stage], completed=done, total=total)
 
         result = run_demo(
             sources,

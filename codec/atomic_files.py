@@ -1,0 +1,40 @@
+"""Files that are either whole under their name or not there: temporary name, fsync, rename."""
+
+from __future__ import annotations
+
+import json
+import os
+import secrets
+from pathlib import Path
+from typing import Any
+
+PART = ".part"  # in the name of every unfinished file, which also begins with a dot
+
+
+def unfinished_path(path: Path) -> Path:
+    """A name in the same folder that no finished file has."""
+    return path.with_name(f".{path.name}{PART}{secrets.token_hex(4)}")
+
+
+def commit(temporary: Path, path: Path) -> None:
+    """Make a written file durable and give it its name."""
+    with temporary.open("rb") as handle:
+        os.fsync(handle.fileno())
+    temporary.replace(path)
+
+
+def write_atomically(path: Path, data: bytes) -> None:
+    """Write a whole file; makes its folder where it is missing. On any failure nothing is left behind."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = unfinished_path(path)
+    try:
+        temporary.write_bytes(data)
+        commit(temporary, path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+
+
+def write_json_atomically(path: Path, data: Any) -> None:
+    """Write plain data as JSON; what JSON does not know goes through str."""
+    write_atomically(path, (json.dumps(data, indent=2, default=str) + "\n").encode())

@@ -1,0 +1,57 @@
+"""A connection to Ray, for everything that runs on it."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import ray
+
+from codec.errors import BitreelError
+
+_TOKEN_FILE = Path("~/.ray/auth_token")
+
+
+@contextmanager
+def ray_session(address: str | None) -> Iterator[int]:
+    """Ray connected to `address`, or started on this machine; one already connected is used and left alone.
+
+    Gives the number of CPUs. Raises BitreelError where the cluster can't be reached.
+    """
+    if ray.is_initialized():
+        yield _cpus()
+        return
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    # The next release's default, chosen now: without it Ray prints a warning about accelerators at each start.
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    options: dict[str, Any] = {"logging_level": logging.ERROR, "log_to_driver": False}
+    try:
+        if address is None:
+            ray.init(address="local", include_dashboard=False, **options)
+        else:
+            _use_token()
+            ray.init(address=address, **options)
+    except Exception as error:  # whatever the client or the launcher raises, the person needs the address
+        where = address or "this machine"
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        hint = "" if address is None else " (does it run, and has this machine its token? see docs/cluster.md)"
+        raise BitreelError(f"Ray can't be used at {where}: {reason}{hint}") from error
+    try:
+        yield _cpus()
+    finally:
+        ray.shutdown()
+
+
+def _cpus() -> int:
+    return int(ray.cluster_resources().get("CPU", 1)) or 1
+
+
+def _use_token() -> None:
+    """A cluster's token counts only in token mode; without the mode the client waits half a minute and gives up."""
+    has_token = os.environ.get("RAY_AUTH_TOKEN") or os.environ.get("RAY_AUTH_TOKEN_PATH")
+    if has_token or _TOKEN_FILE.expanduser().is_file():
+        os.environ.setdefault("RAY_AUTH_MODE", "token")
