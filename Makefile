@@ -30,7 +30,7 @@ lint: $(STAMP)
 	$(BIN)/mypy
 
 bench: $(STAMP)
-	for file in benchmarks/*.py; do $(BIN)/python $$file $(if $(VIDEOS),--videos $(VIDEOS)) || exit 1; done
+	for file in benchmarks/*.py; do $(BIN)/python $$file $(VIDEOS) || exit 1; done
 
 clean:
 	rm -rf $(VENV) build *.egg-info

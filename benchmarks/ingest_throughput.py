@@ -57,13 +57,23 @@ def ingest_rate(files: list[str], workers: int, crop: tuple[int, int] | None, fo
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("sources", nargs="+", help="videos or folders of them")
+    parser.add_argument("sources", nargs="*", help="videos or folders of them; none: rendered clips")
     parser.add_argument("--crop", help="WxH; whole frames without it")
     parser.add_argument("--workers", type=int, default=os.cpu_count() or 1)
     parser.add_argument("--scratch", help="folder for the stores that are written (default: the system's)")
     parser.add_argument("--json", type=Path, help="also write the figures here")
     arguments = parser.parse_args()
+    if not arguments.sources:
+        from pipeline.rendered import render_demo_videos
 
+        with tempfile.TemporaryDirectory() as folder:
+            arguments.sources = [str(path) for path in render_demo_videos(Path(folder), 12, 96)]
+            compare(arguments)
+    else:
+        compare(arguments)
+
+
+def compare(arguments: argparse.Namespace) -> None:
     import ray
 
     from pipeline.sources import find_sources

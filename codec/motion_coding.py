@@ -1,4 +1,7 @@
-"""Vectors to symbols and back: split flags, then differences to the median of the neighbours' vectors."""
+"""Vectors to symbols and back: split flags, which vectors are as predicted, and how the others differ.
+
+A vector is predicted by the median of its left, upper and upper right neighbours.
+"""
 
 from __future__ import annotations
 
@@ -20,20 +23,23 @@ Vector = tuple[int, int]
 def encode_motion(coder: SymbolEncoder, motion: Motion) -> None:
     """Code one frame's motion (batch of one) into the packet."""
     split = motion.split[0].cpu().numpy()
-    differences = np.array(_Walk(split).differences(motion.vectors[0].cpu().numpy()), np.int32).reshape(-1, 2)
+    walked = _Walk(split).differences(motion.vectors[0].cpu().numpy())
+    differences: NDArray[np.int32] = np.array(walked, np.int32).reshape(-1, 2)
     _encode_scaled(coder, split.reshape(-1).astype(np.int32))
+    # Most vectors are just as predicted. Told apart first, they do not suffer from the few large differences.
+    moved: NDArray[np.bool_] = np.any(differences != 0, axis=1)
+    _encode_scaled(coder, moved.astype(np.int32))
     for axis in range(2):
-        _encode_scaled(coder, differences[:, axis])
+        _encode_scaled(coder, np.ascontiguousarray(differences[moved, axis]))
 
 
 def decode_motion(coder: SymbolDecoder, rows: int, columns: int) -> Motion:
     """Read one frame's motion for a grid of rows x columns 16x16 blocks. Raises StreamError on impossible values."""
-    flags = _decode_scaled(coder, rows * columns)
-    if ((flags != 0) & (flags != 1)).any():
-        raise StreamError("damaged stream: a split flag is neither 0 nor 1")
-    split = flags.reshape(rows, columns).astype(bool)
-    count = rows * columns + 3 * int(split.sum())
-    differences = np.stack([_decode_scaled(coder, count) for _ in range(2)], axis=1)
+    split = _decode_flags(coder, rows * columns).reshape(rows, columns)
+    moved = _decode_flags(coder, rows * columns + 3 * int(split.sum()))
+    differences = np.zeros((len(moved), 2), np.int32)
+    for axis in range(2):
+        differences[moved, axis] = _decode_scaled(coder, int(moved.sum()))
     vectors = _Walk(split).vectors(differences)
     if np.abs(vectors).max(initial=0) > _LARGEST_VECTOR:
         raise StreamError("damaged stream: a motion vector points far outside the picture")
@@ -52,6 +58,13 @@ def _encode_scaled(coder: SymbolEncoder, symbols: NDArray[np.int32]) -> None:
 def _decode_scaled(coder: SymbolDecoder, count: int) -> NDArray[np.int32]:
     index = coder.decode_uniform(SCALE_COUNT)
     return coder.decode(np.full(count, index), _ROUNDING)
+
+
+def _decode_flags(coder: SymbolDecoder, count: int) -> NDArray[np.bool_]:
+    flags = _decode_scaled(coder, count)
+    if ((flags != 0) & (flags != 1)).any():
+        raise StreamError("damaged stream: a flag is neither 0 nor 1")
+    return flags.astype(bool)
 
 
 class _Walk:

@@ -151,7 +151,9 @@ def _predict(vectors: Tensor) -> Tensor:
 
 
 def _vector_bits(vectors: Tensor, predicted: Tensor) -> Tensor:
-    return (1 + 2 * torch.log2(1 + (vectors - predicted).abs().float())).sum(1)
+    difference = (vectors - predicted).abs().float()
+    # A vector as predicted is one cheap flag; any other takes a dear flag and two numbers.
+    return torch.where(difference.sum(1) > 0, 3 + (1 + 2 * torch.log2(1 + difference)).sum(1), 0.5)
 
 
 def _refine(best: _Best, matching: object, price: Tensor, step: int, predicted: Tensor | None = None) -> None:

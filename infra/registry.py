@@ -15,7 +15,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from codec.api import CONFIG_FILE, WEIGHTS_FILE, load_codec
+from codec.api import CONFIG_FILE, WEIGHTS_FILE, load_codec, save_codec
 from codec.errors import BitreelError, UsageError
 from infra.tracking import ask, connect, tracking_uri
 from trainers.recipe import Recipe
@@ -63,7 +63,9 @@ def register_version(
     `checkpoint`, BitreelError where the model is damaged or MLflow can't be reached.
     """
     check_name(name)
-    model_hash = load_codec(checkpoint).model_hash().hex()
+    codec = load_codec(checkpoint)
+    codec.display_name = name  # streams carry it, so that their decoder finds the model again
+    model_hash = codec.model_hash().hex()
     uri = tracking_uri()
     client = connect(uri)
     provenance = {
@@ -79,8 +81,7 @@ def register_version(
 
         with tempfile.TemporaryDirectory(prefix="bitreel-register-") as scratch:
             folder = Path(scratch)
-            for file in (WEIGHTS_FILE, CONFIG_FILE):
-                shutil.copyfile(checkpoint / file, folder / file)
+            save_codec(codec, folder)
             (folder / "provenance.json").write_text(json.dumps(provenance, indent=2) + "\n")
             if recipe is not None:
                 (folder / "recipe.json").write_text(json.dumps(recipe.to_dict(), indent=2) + "\n")
@@ -179,9 +180,9 @@ def resolve_model(ref: str) -> Path:
 
 
 def fetch_version(version: ModelVersion) -> Path:
-    """A local folder with the version's files; kept in the cache by model hash. Raises as `resolve_model`."""
+    """A local folder with the version's files; kept in the cache by name and model hash. Raises as `resolve_model`."""
     label = f"{version.name}@{version.version}"
-    cached = cache_folder() / (version.model_hash or "unknown")
+    cached = cache_folder() / f"{version.name}-{version.model_hash or 'unknown'}"
     if not (cached / CONFIG_FILE).is_file():
         cached.parent.mkdir(parents=True, exist_ok=True)
         scratch = Path(tempfile.mkdtemp(dir=cached.parent, prefix=".part-"))

@@ -28,5 +28,7 @@ class InnVCConfig:
     slice_frames: int = 8
     # Share of live latent channels at QP 0 when coding; the training schedule ends there. 1.0 keeps all alive.
     live_fraction: float = 0.5
+    # Intra frames are coded at a QP this much higher, since all frames after them are predicted from them.
+    intra_boost: int = 5
     # Rounding offset of the quantizer: floor(|r| + this). Less than a half is a dead zone.
     rounding: float = 0.3

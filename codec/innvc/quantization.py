@@ -15,6 +15,13 @@ def step_size(qp: Tensor) -> Tensor:
     return COARSEST_STEP * torch.exp2(-qp.float() / 9)
 
 
+def frame_qp(qp: Tensor, intra: bool, boost: int) -> Tensor:
+    """QP that a frame of a stream with this QP is coded at; only QP 63 itself is lossless."""
+    if not intra:
+        return qp
+    return torch.where(qp == LOSSLESS_QP, qp, (qp + boost).clamp_max(LOSSLESS_QP - 1))
+
+
 def whole_step(qp: int) -> tuple[int, int]:
     """(step in the transform's units, the transform's fraction bits) for coding at this QP."""
     if qp == LOSSLESS_QP:

@@ -36,7 +36,7 @@ from codec.innvc.context import from_order, to_order
 from codec.innvc.field import LARGEST_VALUE, Field
 from codec.innvc.frame_coding import Decoding, Encoding, FrameContext, SymbolSource, code_coefficients
 from codec.innvc.prior import fixed_scale_index
-from codec.innvc.quantization import rounding_of, step_size, whole_step
+from codec.innvc.quantization import frame_qp, rounding_of, step_size, whole_step
 from codec.innvc.training_pass import field_inputs, vector_weight
 from codec.lifting import forward_transform, inverse_transform
 from codec.motion_coding import decode_motion, encode_motion
@@ -157,7 +157,8 @@ def encode_stream(
             plan: _Plan | None = None
             for number, planes in enumerate(padded):
                 intra = number == 0 and _is_intra(index, options.intra_period)
-                plan = _plan_frame(state, planes, options.qp, intra, plan)
+                qp = int(frame_qp(torch.tensor(options.qp), intra, codec.config.intra_boost))
+                plan = _plan_frame(state, planes, qp, intra, plan)
                 if number == 0:
                     start = _best_start(state, plan, padded, options)
                     state, coder, rebuilt = start.state, start.coder, start.rebuilt
@@ -166,8 +167,8 @@ def encode_stream(
                     coder = SymbolEncoder()
                     rebuilt = _encode_frame(state, coder, plan)
                 payload = coder.finish()
-                size = write_packet(sink, index, INTRA if intra else INTER, options.qp, payload)
-                done = FrameReport(index, "I" if intra else "P", options.qp, size, len(payload), coder.estimated_bits)
+                size = write_packet(sink, index, INTRA if intra else INTER, qp, payload)
+                done = FrameReport(index, "I" if intra else "P", qp, size, len(payload), coder.estimated_bits)
                 report.frames.append(done)
                 report.bytes += size
                 if on_frame is not None:

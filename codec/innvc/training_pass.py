@@ -25,7 +25,7 @@ from codec.innvc.context import (
 )
 from codec.innvc.field import LARGEST_VALUE, Field
 from codec.innvc.layout import GROUP_SIZES, GROUP_STARTS, ORDER, dc_pyramid, live_channels
-from codec.innvc.quantization import LOSSLESS_QP, quantize_float, step_size
+from codec.innvc.quantization import LOSSLESS_QP, frame_qp, quantize_float, step_size
 from codec.lifting import float_inverse, float_transform
 from codec.motion_coding import estimate_motion_bits
 from codec.motion_compensation import compensate
@@ -64,21 +64,24 @@ def training_pass(
     """See `Codec.forward`."""
     batch, frames, _, height, width = luma.shape
     luma_f, chroma_f = luma[:, :, 0].float(), chroma.float()
-    step = step_size(qp).view(batch, 1, 1, 1)
-    field, field_bits = _propose_field(codec, luma_f, chroma_f, qp, step, conditions.field_dropout)
-    coder = _FramePass(codec, qp, step, conditions.mask_fraction)
+    passes = [
+        _FramePass(codec, frame_qp(qp, intra, codec.config.intra_boost), conditions.mask_fraction)
+        for intra in (True, False)
+    ]
+    field, field_bits = _propose_field(codec, luma_f, chroma_f, passes[0].qp, passes[0].step, conditions.field_dropout)
     reference: tuple[Tensor, Tensor] | None = None
     symbols = vectors = None
     outputs = []
     for t in range(frames):
         y, uv = luma_f[:, t], chroma_f[:, t]
+        coder = passes[min(t, 1)]
         motion_bits = torch.zeros(batch, device=luma.device)
         if reference is None:
             predicted = torch.full_like(y, 128.0), torch.full_like(uv, 128.0)
             vectors = torch.zeros(batch, 2, height // 8, width // 8, dtype=torch.int64, device=y.device)
         else:
             with torch.no_grad():
-                weight = vector_weight(step.flatten())
+                weight = vector_weight(coder.step.flatten())
                 motion = search_motion(y, reference[0], weight, SEARCH, vectors if t > 1 else None)
                 vectors = motion.vectors
                 predicted = compensate(*reference, vectors)
@@ -87,7 +90,7 @@ def training_pass(
         features = codec.field_decoder(field, t % codec.config.segment_frames, height // 8, width // 8, coder.floats)
         bits, sse, symbols, residual = coder.run(min(t, 2), (y, uv), predicted, symbols, vectors, features)
         with torch.no_grad():
-            planes = float_inverse(from_order(residual) * step)
+            planes = float_inverse(from_order(residual) * coder.step)
             reference = tuple(  # type: ignore[assignment]
                 torch.round(p + r).clamp(0, 255) for p, r in zip(predicted, planes, strict=True)
             )
@@ -105,8 +108,8 @@ def training_pass(
 class _FramePass:
     """The float twin of `frame_coding.code_coefficients`, for a batch."""
 
-    def __init__(self, codec: InnVC, qp: Tensor, step: Tensor, mask_fraction: float) -> None:
-        self.prior, self.qp, self.step = codec.prior, qp, step
+    def __init__(self, codec: InnVC, qp: Tensor, mask_fraction: float) -> None:
+        self.prior, self.qp, self.step = codec.prior, qp, step_size(qp).view(-1, 1, 1, 1)
         self.floats = FloatArithmetic()
         rounding = torch.where(qp == LOSSLESS_QP, 0.5, codec.config.rounding)
         self.rounding = rounding.view(-1, 1, 1, 1)
