@@ -28,14 +28,14 @@ def log_magnitude_fixed(symbols: Tensor) -> Tensor:
     return _log_table(symbols.device)[(symbols.abs().long() * _MAGNITUDE_FRACTION).clamp_max(_TABLE_SIZE - 1)]
 
 
-def log_steps_fixed(values: Tensor, step: int) -> Tensor:
-    """log2(1 + |v| / step) of whole values, in fixed point (float64)."""
+def log_steps_fixed(values: Tensor, step: Tensor) -> Tensor:
+    """log2(1 + |v| / step) of whole values, in fixed point (float64); step is broadcast."""
     scaled = torch.div(values.abs().long() * _MAGNITUDE_FRACTION, step, rounding_mode="floor")
     return _log_table(values.device)[scaled.clamp_max(_TABLE_SIZE - 1)]
 
 
-def signed_steps_fixed(values: Tensor, step: int) -> Tensor:
-    """v / step clamped to ±SIGNED_LIMIT, in fixed point (float64)."""
+def signed_steps_fixed(values: Tensor, step: Tensor | int) -> Tensor:
+    """v / step clamped to ±SIGNED_LIMIT, in fixed point (float64); step is broadcast."""
     bound = int(SIGNED_LIMIT * ONE)
     scaled = torch.div(values.long() * (2 * ONE) + step, 2 * step, rounding_mode="floor")
     return scaled.clamp(-bound, bound).double()

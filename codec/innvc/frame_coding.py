@@ -21,7 +21,7 @@ from codec.innvc.context import (
 )
 from codec.innvc.layout import GROUP_SIZES, GROUP_STARTS, dc_pyramid, live_channels
 from codec.innvc.prior import PriorNetwork, fixed_scale_index
-from codec.innvc.quantization import LOSSLESS_QP, quantize_whole, whole_step
+from codec.innvc.quantization import LOSSLESS_QP, quantize_whole, whole_steps
 
 _LARGEST_COEFFICIENT = 1 << 20  # keeps 32-bit lifting from overflowing, whatever a stream claims
 _CHANNELS = sum(GROUP_SIZES)
@@ -45,14 +45,15 @@ class Channels:
 class Encoding:
     """Quantizes target coefficients and puts the symbols into a packet."""
 
-    def __init__(self, coder: SymbolEncoder, target: Tensor, step: int, rounding: float) -> None:
-        self.coder, self.target, self.step, self.rounding = coder, target, step, rounding
+    def __init__(self, coder: SymbolEncoder, target: Tensor, steps: Tensor, rounding: float) -> None:
+        self.coder, self.target, self.steps, self.rounding = coder, target, steps, rounding
 
     def exchange(self, index: Tensor, mean: Tensor, positions: Channels) -> Tensor:
         wanted = self.target[positions.start : positions.stop]
+        steps = self.steps[positions.start : positions.stop]
         if positions.flat is not None:
-            wanted = wanted.flatten(1)[:, positions.flat]
-        symbols = quantize_whole(wanted - mean, self.step, self.rounding)
+            wanted, steps = wanted.flatten(1)[:, positions.flat], steps[..., 0]
+        symbols = quantize_whole(wanted - mean, steps, self.rounding)
         symbols = torch.where(index > 0, symbols, 0)
         self.coder.encode(_flat(symbols), _flat(index), self.rounding)
         return symbols
@@ -106,14 +107,14 @@ def code_coefficients(
     live_fraction: float,
 ) -> FrameSymbols:
     """Run through the groups: scale indices and means from the prior, symbols from or to the packet."""
-    step, _ = whole_step(context.qp)
     device = context.predicted.device
+    steps = whole_steps(context.qp, device)
     _, h, w = context.predicted.shape
     kind, qp = torch.tensor([context.kind], device=device), torch.tensor([context.qp], device=device)
     inputs = torch.cat(
         [
             log_magnitude_fixed(context.previous)[None],
-            log_steps_fixed(context.predicted, step)[None],
+            log_steps_fixed(context.predicted, steps)[None],
             log_magnitude_fixed(context.vectors)[None],
             context.field,
         ],
@@ -128,23 +129,24 @@ def code_coefficients(
     slopes = torch.zeros(0)
     for group, (size, start) in enumerate(zip(GROUP_SIZES, GROUP_STARTS, strict=True)):
         if group == 0 and context.kind == 0:
-            _code_pyramid(prior, arithmetic, state, qp, source, coefficients, symbols, lowest, step)
+            _code_pyramid(prior, arithmetic, state, qp, source, coefficients, symbols, lowest, steps)
         else:
             whole_mean = torch.zeros(size, h, w, dtype=torch.int32, device=device)
             if group:
-                signed = torch.cat([signed_steps_fixed(coefficients[:start], step)[None], slopes], dim=1)
+                signed = torch.cat([signed_steps_fixed(coefficients[:start], steps[:start])[None], slopes], dim=1)
                 mean = prior.mean(state, group, signed, arithmetic)[0]
-                whole_mean = torch.div(mean.long() * step + ONE // 2, ONE, rounding_mode="floor").int()
+                scaled = mean.long() * steps[start : start + size]
+                whole_mean = torch.div(scaled + ONE // 2, ONE, rounding_mode="floor").int()
             base = prior.group_base(group, kind, qp, arithmetic)
             index = fixed_scale_index(prior.scale_index(state, group, base, arithmetic)[0], lowest, SCALE_COUNT - 1)
             index[max(live - start, 0) :] = 0
             found = source.exchange(index, whole_mean, Channels(start, start + size))
             symbols[start : start + size] = found
-            coefficients[start : start + size] = _clamp(whole_mean + found * step)
+            coefficients[start : start + size] = _clamp(whole_mean + found * steps[start : start + size])
         if group + 1 < len(GROUP_SIZES):
             here = coefficients[start : start + size]
             if group == 0:
-                slopes = signed_steps_fixed(dc_slopes(here[None]), step)
+                slopes = signed_steps_fixed(dc_slopes(here[None]), steps[:size].repeat(4, 1, 1))
             seen = log_magnitude_fixed(symbols[start : start + size])[None]
             values = signed_steps_fixed(symbols[start : start + size], 1)[None]
             state = prior.advance(state, group, seen, values, arithmetic)
@@ -160,7 +162,7 @@ def _code_pyramid(
     coefficients: Tensor,
     symbols: Tensor,
     lowest: int,
-    step: int,
+    steps: Tensor,
 ) -> None:
     """Intra DC values, lattice by lattice; each is predicted from its known neighbours. Fills the first channels."""
     size = GROUP_SIZES[0]
@@ -174,7 +176,7 @@ def _code_pyramid(
         index = fixed_scale_index(raw[:, part.positions] + base[part.level][:, None], lowest, SCALE_COUNT - 1)
         here = source.exchange(index, mean, Channels(0, size, part.positions))
         found[:, part.positions] = here
-        known[:, part.positions] = _clamp(mean + here * step).long()
+        known[:, part.positions] = _clamp(mean + here * steps[:size, 0]).long()
     symbols[:size] = found.reshape(size, h, w)
     coefficients[:size] = known.reshape(size, h, w).int()
 

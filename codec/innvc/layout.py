@@ -15,15 +15,16 @@ import torch
 from torch import Tensor
 
 GROUP_SIZES = (3, 9, 20, 32, 32)
+LUMA_CHANNELS = 64
 TOP_STRIDE = 8
 
 
 def _importance(channel: int) -> float:
     """Smaller is more important: squared frequency in cycles a block; chroma stands a little behind luma."""
-    if channel < 64:
+    if channel < LUMA_CHANNELS:
         v, u = divmod(channel, 8)
         return (u * u + v * v) / 64
-    v, u = divmod((channel - 64) % 16, 4)
+    v, u = divmod((channel - LUMA_CHANNELS) % 16, 4)
     return (u * u + v * v) / 16 * 1.5 + 1e-3
 
 

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
+
 import torch
 from torch import Tensor
+
+from codec.innvc.layout import LUMA_CHANNELS, ORDER
 
 LOSSLESS_QP = 63
 FRACTION_BITS = 4  # of the transform's whole numbers, except when lossless
 COARSEST_STEP = 128.0  # at QP 0; nine QPs halve it, so the step is 1 at QP 63
+CHROMA_LEVEL_QP = 36  # from here on chroma's steps are luma's; at QP 0 they are half
 
 
 def step_size(qp: Tensor) -> Tensor:
@@ -22,11 +27,34 @@ def frame_qp(qp: Tensor, intra: bool, boost: int) -> Tensor:
     return torch.where(qp == LOSSLESS_QP, qp, (qp + boost).clamp_max(LOSSLESS_QP - 1))
 
 
-def whole_step(qp: int) -> tuple[int, int]:
-    """(step in the transform's units, the transform's fraction bits) for coding at this QP."""
+def channel_step_sizes(qp: Tensor) -> Tensor:
+    """Step of every channel in order of importance, for training: (B,) QPs → (B, 96, 1, 1) float32.
+
+    Chroma steps are finer at low QP, where a chroma block's few values are cheap and its loss shows as grey.
+    """
+    share = 0.5 + 0.5 * (qp.float() / CHROMA_LEVEL_QP).clamp_max(1)
+    chroma = torch.tensor([c >= LUMA_CHANNELS for c in ORDER], device=qp.device)
+    steps = torch.where(chroma, share[:, None], 1.0) * step_size(qp)[:, None]
+    return steps[:, :, None, None]
+
+
+def whole_steps(qp: int, device: torch.device) -> Tensor:
+    """The same for coding, in the transform's units: (96, 1, 1) int64; all 1 when lossless."""
+    return torch.tensor(_whole_steps(qp), device=device).view(-1, 1, 1)
+
+
+@lru_cache
+def _whole_steps(qp: int) -> tuple[int, ...]:
     if qp == LOSSLESS_QP:
-        return 1, 0
-    return round(float(step_size(torch.tensor(qp))) * (1 << FRACTION_BITS)), FRACTION_BITS
+        return (1,) * len(ORDER)
+    luma = COARSEST_STEP * 2 ** (-qp / 9) * (1 << FRACTION_BITS)
+    chroma = luma * (0.5 + 0.5 * min(qp / CHROMA_LEVEL_QP, 1))
+    return tuple(round(chroma if c >= LUMA_CHANNELS else luma) for c in ORDER)
+
+
+def fraction_bits(qp: int) -> int:
+    """The transform's fraction bits at this QP."""
+    return 0 if qp == LOSSLESS_QP else FRACTION_BITS
 
 
 def rounding_of(qp: int, dead_zone: float) -> float:
@@ -34,12 +62,10 @@ def rounding_of(qp: int, dead_zone: float) -> float:
     return 0.5 if qp == LOSSLESS_QP else dead_zone
 
 
-def quantize_whole(residual: Tensor, step: int, rounding: float) -> Tensor:
-    """Symbols of whole-number residuals: sign·floor(|r|/step + rounding), int32."""
+def quantize_whole(residual: Tensor, step: Tensor, rounding: float) -> Tensor:
+    """Symbols of whole-number residuals: sign·floor(|r|/step + rounding), int32; step is broadcast."""
     offset = round(rounding * 256)
     magnitude = torch.div(residual.abs().long() * 256 + offset * step, 256 * step, rounding_mode="floor")
-    if step == 1:
-        magnitude = residual.abs().long()
     return (magnitude * residual.sign()).int()
 
 

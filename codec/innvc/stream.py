@@ -36,7 +36,14 @@ from codec.innvc.context import from_order, to_order
 from codec.innvc.field import LARGEST_VALUE, Field
 from codec.innvc.frame_coding import Decoding, Encoding, FrameContext, SymbolSource, code_coefficients
 from codec.innvc.prior import fixed_scale_index
-from codec.innvc.quantization import frame_qp, rounding_of, step_size, whole_step
+from codec.innvc.quantization import (
+    channel_step_sizes,
+    fraction_bits,
+    frame_qp,
+    rounding_of,
+    step_size,
+    whole_steps,
+)
 from codec.innvc.training_pass import field_inputs, vector_weight
 from codec.lifting import forward_transform, inverse_transform
 from codec.motion_coding import decode_motion, encode_motion
@@ -80,7 +87,7 @@ class _State:
         return y[0], uv[0]
 
     def context(self, qp: int, intra: bool, predicted: Planes, vectors: Tensor) -> FrameContext:
-        _, fraction = whole_step(qp)
+        fraction = fraction_bits(qp)
         around = [p.int() - 128 for p in predicted]
         transformed = to_order(forward_transform(around[0], around[1], fraction))
         kind = 0 if intra else 1 if self.after_intra else 2
@@ -90,7 +97,7 @@ class _State:
 
     def finish_frame(self, context: FrameContext, predicted: Planes, source: SymbolSource) -> Frame:
         """Code the coefficients, rebuild the frame and make it the next one's reference."""
-        _, fraction = whole_step(context.qp)
+        fraction = fraction_bits(context.qp)
         coded = code_coefficients(self.codec.prior, self.arithmetic, context, source, self.codec.config.live_fraction)
         residual = inverse_transform(from_order(coded.coefficients), fraction)
         rebuilt = [(p.int() + r).clamp(0, 255) for p, r in zip(predicted, residual, strict=True)]
@@ -232,7 +239,7 @@ def _propose_field(state: _State, padded: list[Planes], qp: int, intra: bool) ->
     """The field encoder's levels for a segment, rounded: (1, slices, channels, rows, columns) float64 each."""
     table = torch.tensor([qp], device=state.device)
     luma, chroma = torch.stack([p[0] for p in padded])[None], torch.stack([p[1] for p in padded])[None]
-    texture, change = field_inputs(luma, chroma, step_size(table).view(1, 1, 1, 1), intra)
+    texture, change = field_inputs(luma, chroma, channel_step_sizes(table), intra)
     proposed = state.codec.field_encoder(texture, change, table)
     return [torch.round(grid.clamp(-LARGEST_VALUE, LARGEST_VALUE)).double() for grid in proposed]
 
@@ -297,7 +304,7 @@ def _plan_frame(state: _State, planes: Planes, qp: int, intra: bool, before: _Pl
         vectors = motion.vectors
         predicted = state.moved(vectors)
     difference = [(x - p).int() for x, p in zip(planes, predicted, strict=True)]
-    _, fraction = whole_step(qp)
+    fraction = fraction_bits(qp)
     target = to_order(forward_transform(difference[0], difference[1], fraction))
     return _Plan(planes, qp, intra, motion, vectors, predicted, target)
 
@@ -305,8 +312,8 @@ def _plan_frame(state: _State, planes: Planes, qp: int, intra: bool, before: _Pl
 def _encode_frame(state: _State, coder: SymbolEncoder, plan: _Plan) -> Frame:
     if plan.motion is not None:
         encode_motion(coder, plan.motion)
-    step, _ = whole_step(plan.qp)
-    source = Encoding(coder, plan.target, step, rounding_of(plan.qp, state.codec.config.rounding))
+    steps = whole_steps(plan.qp, state.device)
+    source = Encoding(coder, plan.target, steps, rounding_of(plan.qp, state.codec.config.rounding))
     context = state.context(plan.qp, plan.intra, plan.predicted, plan.vectors)
     return state.finish_frame(context, plan.predicted, source)
 

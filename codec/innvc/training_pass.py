@@ -25,7 +25,7 @@ from codec.innvc.context import (
 )
 from codec.innvc.field import LARGEST_VALUE, Field
 from codec.innvc.layout import GROUP_SIZES, GROUP_STARTS, ORDER, dc_pyramid, live_channels
-from codec.innvc.quantization import LOSSLESS_QP, frame_qp, quantize_float, step_size
+from codec.innvc.quantization import LOSSLESS_QP, channel_step_sizes, frame_qp, quantize_float, step_size
 from codec.lifting import float_inverse, float_transform
 from codec.motion_coding import estimate_motion_bits
 from codec.motion_compensation import compensate
@@ -81,7 +81,7 @@ def training_pass(
             vectors = torch.zeros(batch, 2, height // 8, width // 8, dtype=torch.int64, device=y.device)
         else:
             with torch.no_grad():
-                weight = vector_weight(coder.step.flatten())
+                weight = vector_weight(step_size(qp))
                 motion = search_motion(y, reference[0], weight, SEARCH, vectors if t > 1 else None)
                 vectors = motion.vectors
                 predicted = compensate(*reference, vectors)
@@ -90,7 +90,7 @@ def training_pass(
         features = codec.field_decoder(field, t % codec.config.segment_frames, height // 8, width // 8, coder.floats)
         bits, sse, symbols, residual = coder.run(min(t, 2), (y, uv), predicted, symbols, vectors, features)
         with torch.no_grad():
-            planes = float_inverse(from_order(residual) * coder.step)
+            planes = float_inverse(from_order(residual * coder.step))
             reference = tuple(  # type: ignore[assignment]
                 torch.round(p + r).clamp(0, 255) for p, r in zip(predicted, planes, strict=True)
             )
@@ -109,7 +109,7 @@ class _FramePass:
     """The float twin of `frame_coding.code_coefficients`, for a batch."""
 
     def __init__(self, codec: InnVC, qp: Tensor, mask_fraction: float) -> None:
-        self.prior, self.qp, self.step = codec.prior, qp, step_size(qp).view(-1, 1, 1, 1)
+        self.prior, self.qp, self.step = codec.prior, qp, channel_step_sizes(qp)
         self.floats = FloatArithmetic()
         rounding = torch.where(qp == LOSSLESS_QP, 0.5, codec.config.rounding)
         self.rounding = rounding.view(-1, 1, 1, 1)
@@ -188,7 +188,7 @@ class _FramePass:
 def field_inputs(luma: Tensor, chroma: Tensor, step: Tensor, intra: bool) -> tuple[Tensor, Tensor]:
     """What the field's encoder looks at: (texture, change) of a segment's original frames.
 
-    luma: (B, T, H, W), chroma: (B, T, 2, H/2, W/2) float; step: (B, 1, 1, 1).
+    luma: (B, T, H, W), chroma: (B, T, 2, H/2, W/2) float; step: (B, 96, 1, 1).
     """
     batch, frames = luma.shape[:2]
     first = to_order(float_transform(luma[:, 0] - 128, chroma[:, 0] - 128)) / step
