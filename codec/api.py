@@ -9,6 +9,7 @@ import dataclasses
 import hashlib
 import importlib
 import json
+import re
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
@@ -164,8 +165,11 @@ def save_codec(codec: Codec, folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     weights = {k: v.detach().cpu().contiguous() for k, v in codec.state_dict().items()}
     temporary = unfinished_path(folder / WEIGHTS_FILE)
-    save_file(weights, str(temporary))
-    commit(temporary, folder / WEIGHTS_FILE)
+    try:
+        save_file(weights, str(temporary))
+        commit(temporary, folder / WEIGHTS_FILE)
+    finally:
+        temporary.unlink(missing_ok=True)
     meta = {
         "format": 1,
         "family": codec.family,
@@ -182,6 +186,8 @@ def load_codec(ref: str | Path, device: str = "cpu") -> Codec:
     Raises UsageError where the folder or its files are missing, BitreelError where the weights are damaged or
     are not the ones the config names.
     """
+    if not re.fullmatch(r"cpu|cuda(:\d+)?", device):
+        raise UsageError(f"device '{device}' is not known; give cpu, cuda or cuda:N")
     folder = Path(ref)
     config_path, weights_path = folder / CONFIG_FILE, folder / WEIGHTS_FILE
     if not config_path.is_file() or not weights_path.is_file():
@@ -189,6 +195,12 @@ def load_codec(ref: str | Path, device: str = "cpu") -> Codec:
     try:
         meta = json.loads(config_path.read_text())
         codec = create_codec(meta["family"], meta["config"])
+        missing = sorted(set(dataclasses.asdict(codec.config)) - set(meta["config"]))
+        if missing:
+            raise BitreelError(
+                f"model at '{ref}' was made by another version of bitreel (its config has no {', '.join(missing)}); "
+                "train it anew or use that version"
+            )
         codec.load_state_dict(load_file(str(weights_path)))
     except (ValueError, KeyError, SafetensorError, RuntimeError) as error:
         reason = " ".join(str(error).split())[:300]

@@ -5,8 +5,12 @@ from __future__ import annotations
 import json
 import os
 import secrets
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+
+from codec.errors import BitreelError
 
 PART = ".part"  # in the name of every unfinished file, which also begins with a dot
 
@@ -14,6 +18,15 @@ PART = ".part"  # in the name of every unfinished file, which also begins with a
 def unfinished_path(path: Path) -> Path:
     """A name in the same folder that no finished file has."""
     return path.with_name(f".{path.name}{PART}{secrets.token_hex(4)}")
+
+
+@contextmanager
+def blaming(path: Path) -> Iterator[None]:
+    """Turn an OSError of writing (full disk, no permission) into one that names the file the user asked for."""
+    try:
+        yield
+    except OSError as error:
+        raise BitreelError(f"can't write '{path}': {error.strerror or error}") from error
 
 
 def commit(temporary: Path, path: Path) -> None:

@@ -27,6 +27,9 @@ MATRICES = ("bt601", "bt709", "bt2020")
 INTRA, INTER, END = 0, 1, 3
 PACKET_OVERHEAD = 8
 MAX_SIDE = 16384
+MAX_PIXELS = 8192 * 4352  # a decoder needs some 400 bytes a pixel, and must not be made to try more
+MAX_FPS = 1000
+MAX_NAME = 24
 _FIXED = struct.Struct("<BIIIIBB16s")
 
 
@@ -71,10 +74,14 @@ class StreamEnd:
 def write_header(sink: BinaryIO, header: StreamHeader) -> int:
     """Write the header; gives its length in bytes. Raises BitreelError where a field does not fit."""
     fmt = header.format
-    if not (1 <= fmt.width <= MAX_SIDE and 1 <= fmt.height <= MAX_SIDE):
-        raise BitreelError(f"video size {fmt.width}x{fmt.height} is outside 1..{MAX_SIDE}; scale it first")
+    if not _possible_size(fmt.width, fmt.height):
+        raise BitreelError(
+            f"video size {fmt.width}x{fmt.height} is outside 1..{MAX_SIDE} a side, {MAX_PIXELS} pixels; scale it first"
+        )
     fps = fmt.fps.limit_denominator(1_000_000)
-    name = header.model_name.encode()[:24]
+    if not 0 < fps <= MAX_FPS:
+        raise BitreelError(f"{float(fmt.fps):g} frames a second is outside 0..{MAX_FPS}")
+    name = stored_name(header.model_name).encode()
     rest = _FIXED.pack(
         header.version,
         fmt.width,
@@ -111,11 +118,19 @@ def read_header(source: BinaryIO) -> StreamHeader:
         model_name = names[2 + names[0] : 2 + names[0] + names[1 + names[0]]].decode()
     except (IndexError, UnicodeDecodeError) as error:
         raise StreamError("damaged .brl stream: names in the header") from error
-    sound = 1 <= width <= MAX_SIDE and 1 <= height <= MAX_SIDE and bottom and colour & 3 < 3 and segment
-    if not sound:
+    if not (_possible_size(width, height) and 0 < top <= MAX_FPS * bottom < 1 << 31 and colour & 3 < 3 and segment):
         raise StreamError("damaged .brl stream: the header holds impossible values")
     fmt = VideoFormat(width, height, Fraction(top, bottom), MATRICES[colour & 3], bool(colour & 4))
     return StreamHeader(codec, model_name, model_hash, fmt, segment, version)
+
+
+def stored_name(name: str) -> str:
+    """What a header keeps of a model's name: as many whole characters as fit."""
+    return name.encode()[:MAX_NAME].decode(errors="ignore")
+
+
+def _possible_size(width: int, height: int) -> bool:
+    return 1 <= width <= MAX_SIDE and 1 <= height <= MAX_SIDE and width * height <= MAX_PIXELS
 
 
 def write_packet(sink: BinaryIO, index: int, kind: int, qp: int, payload: bytes) -> int:
@@ -151,7 +166,7 @@ def read_packets(source: BinaryIO) -> Iterator[Packet]:
         if checksum != struct.unpack("<I", rest[-4:])[0]:
             raise StreamError(f"damaged .brl stream: the checksum of frame {index} does not hold")
         kind = start[0] >> 6
-        if kind not in (INTRA, INTER, END) or (index == 0 and kind == INTER):
+        if kind not in (INTRA, INTER, END) or (index == 0 and kind != INTRA):
             raise StreamError(f"damaged .brl stream: frame {index} is of an unknown or impossible kind")
         if kind == END and source.read(1):
             raise StreamError("damaged .brl stream: there are bytes after its end mark")

@@ -17,7 +17,6 @@ from torch import Tensor
 
 LUMA_BLOCK = 8
 CHROMA_BLOCK = 4
-CHANNELS = 96
 _SHIFT = 14  # precision of the shears' factors
 
 
@@ -48,7 +47,7 @@ def _rotations(size: int) -> tuple[tuple[tuple[int, int, int, int], ...], tuple[
             rotate(i, width - 1 - i, math.pi / 4)
     for row in range(size):
         live = [c for c in range(size) if abs(rest[row, c]) > 1e-9]
-        head = max(live, key=lambda c: abs(rest[row, c]))
+        head = max(live, key=lambda c: round(abs(rest[row, c]), 9))  # ties must not hang on a last bit
         for other in live:
             if other != head:
                 # Bring rest[row, other] to zero. The angle stays within ±90°, so its shears stay within ±1.

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import importlib
 import os
+import signal
 import sys
 
-import click
 import typer
+from typer.exceptions import TyperException
 
 from codec.errors import BitreelError
 
@@ -46,6 +47,8 @@ for _name in COMMANDS:
 
 def main(argv: list[str] | None = None) -> None:
     """Run a command and exit with 0, 1 (work failed) or 2 (wrong usage). `--debug` anywhere shows tracebacks."""
+    # A scheduler's SIGTERM ends the command as an error would, so that unfinished files are removed.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     arguments = list(sys.argv[1:] if argv is None else argv)
     debug = "--debug" in arguments
     arguments = [a for a in arguments if a != "--debug"]
@@ -57,12 +60,13 @@ def run(arguments: list[str], debug: bool = False) -> int:
     try:
         result = app(args=arguments, standalone_mode=False, prog_name="bitreel")
         return int(result) if isinstance(result, int) else 0
-    except click.exceptions.Exit as done:
+    except typer.Exit as done:
         return done.exit_code
-    except click.ClickException as error:
-        error.show()
+    except TyperException as error:
+        if error.format_message():  # empty where the help was asked for by giving no arguments
+            _say(f"{error.format_message()} (--help shows how)")
         return 2
-    except (KeyboardInterrupt, click.Abort):
+    except (KeyboardInterrupt, typer.Abort):
         _say("stopped")
         return 130
     except BitreelError as error:

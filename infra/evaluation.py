@@ -26,6 +26,7 @@ from infra.pictures import write_picture
 DEFAULT_QPS = (0, 9, 18, 27, 36, 45, 54, 63)
 DEFAULT_ANCHORS = ("x265-ldp-psnr", "x265-ldp")
 DEFAULT_CACHE = Path("runs") / "cache"
+ANCHOR_MIN_SIDE = 16
 MAX_ANCHOR_POINTS = 12
 _THREADS_PER_TASK = 1
 
@@ -79,6 +80,7 @@ def evaluate_model(
 
     with ray_session(address):
         sources = _sources(ray, videos, cache / "sources", frames, max_pixels, report)
+        _check_sizes(sources, anchors)
         work = _Work(ray, sources, out, cache / "anchors", intra_period, report)
         for source in sources:
             for label, (folder, digest) in models.items():
@@ -223,6 +225,15 @@ def _sources(
         if taken[source.name] > 1:
             sources[i] = replace(source, name=f"{source.name}-{taken[source.name]}")
     return sources
+
+
+def _check_sizes(sources: list[EvaluationSource], anchors: Sequence[str]) -> None:
+    small = [s for s in sources if min(s.width, s.height) < ANCHOR_MIN_SIDE]
+    if small and anchors:
+        raise UsageError(
+            f"'{small[0].video}' is {small[0].width}x{small[0].height}, and x265 wants sides of {ANCHOR_MIN_SIDE} or "
+            "more; leave it out, or evaluate without anchors"
+        )
 
 
 def _picture_frame(source: EvaluationSource) -> int:

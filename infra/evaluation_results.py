@@ -189,9 +189,9 @@ class Evaluation:
             for point in points
             for frame in point.frames
         ]
-        temporary = self.folder / (TABLE_FILE + ".part")
-        pq.write_table(pa.Table.from_pylist(rows), temporary)
-        temporary.replace(self.folder / TABLE_FILE)
+        buffer = pa.BufferOutputStream()
+        pq.write_table(pa.Table.from_pylist(rows), buffer)
+        write_atomically(self.folder / TABLE_FILE, buffer.getvalue().to_pybytes())
 
 
 def _sequence(data: dict[str, Any]) -> SequenceResult:

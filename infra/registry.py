@@ -278,6 +278,8 @@ def _download(version: ModelVersion, label: str, target: Path) -> Path:
 
 
 def _verify(folder: Path, version: ModelVersion, label: str) -> None:
+    if not (folder / WEIGHTS_FILE).is_file():
+        raise BitreelError(f"{label}: no {WEIGHTS_FILE} at '{version.source}'; register the model anew")
     found = load_codec(folder).model_hash().hex()
     if version.model_hash and found != version.model_hash:
         raise BitreelError(f"{label}: the files are not the registered model (hash {found[:12]}); register it anew")

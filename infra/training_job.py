@@ -11,6 +11,7 @@ from pathlib import Path
 from codec.errors import BitreelError, UsageError
 from infra.registry import check_name, register_version
 from infra.tracking import RUNS_FOLDER, TrackedRun, end_run, find_training_run, reopen_run, start_training_run
+from trainers.phase_batches import PhaseBatches
 from trainers.ray_train import train_on_ray
 from trainers.recipe import Recipe
 
@@ -47,6 +48,9 @@ def run_training(
     """
     if model_name is not None:
         check_name(model_name)
+    PhaseBatches(store, recipe)  # raises where the store can't serve the recipe: better before a run is on record
+    if workers is not None and workers < 1:
+        raise UsageError(f"--workers {workers}: give 1 or more")
     storage = (Path.cwd() / RUNS_FOLDER / TRAINING_FOLDER).resolve()
     if resume is not None:
         run, name = _find(resume, storage)

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import os
-import secrets
+import contextlib
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Protocol
 
 import numpy as np
 
+from codec.atomic_files import blaming, commit, unfinished_path
 from codec.errors import UsageError
 from codec.frames import Frame, VideoFormat
 
@@ -23,13 +23,13 @@ class VideoWriter:
     def __init__(self, path: Path, fmt: VideoFormat) -> None:
         self.path = path
         self.format = fmt
-        self._temporary = path.with_name(f".{path.name}.part-{secrets.token_hex(4)}")
+        self._temporary = unfinished_path(path)
         self._closed = False
-        path.parent.mkdir(parents=True, exist_ok=True)
         suffix = path.suffix.lower()
-        self._sink: _Sink = (
-            _Raw(self._temporary, fmt, suffix) if suffix in (".y4m", ".yuv") else _Coded(self._temporary, fmt, suffix)
-        )
+        sink = _Raw if suffix in (".y4m", ".yuv") else _Coded
+        with blaming(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            self._sink: _Sink = sink(self._temporary, fmt, suffix)
 
     def write(self, frame: Frame) -> None:
         """Append one frame; raises ValueError where its size is not the format's."""
@@ -37,7 +37,8 @@ class VideoWriter:
             raise ValueError(
                 f"frame of {frame.width}x{frame.height} in a {self.format.width}x{self.format.height} video"
             )
-        self._sink.write(frame)
+        with blaming(self.path):
+            self._sink.write(frame)
 
     def close(self) -> None:
         """Finish the file and give it its name."""
@@ -45,10 +46,9 @@ class VideoWriter:
             return
         self._closed = True
         try:
-            self._sink.close()
-            with self._temporary.open("rb") as handle:
-                os.fsync(handle.fileno())
-            self._temporary.replace(self.path)
+            with blaming(self.path):
+                self._sink.close()
+                commit(self._temporary, self.path)
         except BaseException:
             self._temporary.unlink(missing_ok=True)
             raise
@@ -59,7 +59,8 @@ class VideoWriter:
             return
         self._closed = True
         try:
-            self._sink.close()
+            with contextlib.suppress(OSError):  # the reason for giving up may be that nothing can be written
+                self._sink.close()
         finally:
             self._temporary.unlink(missing_ok=True)
 

@@ -117,29 +117,6 @@ def restore_optimizer(codec: Codec, optimizer: Optimizer, tensors: dict[str, Ten
         optimizer.state[parameters[name]][slot] = value
 
 
-class CheckpointFolder:
-    """Checkpoints of one run on a local disk, `step-000100` and so on; only the newest `keep` stay."""
-
-    def __init__(self, root: Path, keep: int) -> None:
-        self.root = root
-        self.keep = keep
-
-    def save(self, snapshot: Snapshot) -> Path:
-        """Write, then forget the oldest beyond `keep`."""
-        folder = self.root / f"step-{snapshot.step:06d}"
-        snapshot.write(folder)
-        for old in self._all()[: -self.keep]:
-            shutil.rmtree(old, ignore_errors=True)
-        return folder
-
-    def newest(self) -> Path | None:
-        found = self._all()
-        return found[-1] if found else None
-
-    def _all(self) -> list[Path]:
-        return sorted(p for p in self.root.glob("step-*") if (p / STATE_FILE).is_file())
-
-
 def _optimizer_tensors(codec: Codec, optimizer: Optimizer) -> dict[str, Tensor]:
     return {
         f"{name}/{slot}": value.detach().cpu().contiguous()

@@ -23,7 +23,7 @@ from codec.innvc.layout import GROUP_SIZES, GROUP_STARTS, dc_pyramid, live_chann
 from codec.innvc.prior import PriorNetwork, fixed_scale_index
 from codec.innvc.quantization import LOSSLESS_QP, quantize_whole, whole_steps
 
-_LARGEST_COEFFICIENT = 1 << 20  # keeps 32-bit lifting from overflowing, whatever a stream claims
+_LARGEST_COEFFICIENT = 1 << 16  # far above any real one, whatever a stream claims
 _CHANNELS = sum(GROUP_SIZES)
 
 

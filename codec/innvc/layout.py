@@ -29,7 +29,6 @@ def _importance(channel: int) -> float:
 
 
 ORDER: tuple[int, ...] = tuple(sorted(range(96), key=_importance))
-INVERSE_ORDER: tuple[int, ...] = tuple(ORDER.index(c) for c in range(96))
 GROUP_STARTS: tuple[int, ...] = tuple(sum(GROUP_SIZES[:g]) for g in range(len(GROUP_SIZES)))
 assert ORDER[:3] == (0, 64, 80), "group 0 is DC"
 

@@ -1,4 +1,4 @@
-"""InnVC: the codec's face. Training lives in `training_pass`, streams in `stream`; the drawing is in `prior`."""
+"""InnVC: the codec's face. Training is in `training_pass`, streams in `encoder` and `decoder`, a drawing in `prior`."""
 
 from __future__ import annotations
 
@@ -10,10 +10,11 @@ from torch import Tensor, nn
 from codec.api import Codec, EncodeOptions, FrameReport, StreamReport, TrainingConditions, TrainingOutput
 from codec.frames import Frame, VideoFormat
 from codec.innvc.config import InnVCConfig
+from codec.innvc.decoder import decode_stream
+from codec.innvc.encoder import encode_stream
 from codec.innvc.field import FieldDecoder, FieldEncoder
 from codec.innvc.layout import GROUP_SIZES
 from codec.innvc.prior import PriorNetwork
-from codec.innvc.stream import decode_stream, encode_stream
 from codec.innvc.training_pass import training_pass
 
 # Multiply-accumulates a luma pixel outside the networks: lifting (54 shears a line of 8, two ways, with chroma) and

@@ -18,7 +18,7 @@ def register(app: typer.Typer) -> None:
     """Add the command."""
     app.command(
         "decode",
-        help="Decode a .brl stream to .y4m, .yuv, .mp4 or .mkv, losslessly.",
+        help="Decode a .brl stream to .y4m, .yuv, .mp4 or .mkv, losslessly. .y4m and .yuv carry no colour matrix.",
         epilog="Example: bitreel decode clip.brl clip.y4m",
     )(decode_command)
 
@@ -66,9 +66,10 @@ def _identity(header: StreamHeader) -> str:
 
 def _named_model(header: StreamHeader) -> Path:
     """The registered version that the stream's header names and whose hash is the stream's."""
+    from codec.container import stored_name
     from infra.registry import fetch_version, list_models, list_versions
 
-    names = [name for name in list_models() if name.encode()[:24] == header.model_name.encode()]
+    names = [name for name in list_models() if stored_name(name) == header.model_name]
     for name in names:
         for version in reversed(list_versions(name)):
             if version.model_hash and version.model_hash.startswith(header.model_hash.hex()):

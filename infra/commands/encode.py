@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import os
-import secrets
 from pathlib import Path
 from typing import Annotated
 
@@ -37,6 +35,7 @@ def encode_command(
 ) -> None:
     """Write to another name, rename when whole."""
     from codec.api import QP_COUNT, EncodeOptions, FrameReport, load_codec
+    from codec.atomic_files import blaming, commit, unfinished_path
     from codec.frames import Frame
     from infra.registry import resolve_model
     from pipeline.decoders import open_video
@@ -48,10 +47,16 @@ def encode_command(
     if out.suffix != ".brl":
         raise UsageError(f"'{out}': a stream's name must end in .brl")
     codec = load_codec(resolve_model(model), device)
-    out.parent.mkdir(parents=True, exist_ok=True)
-    temporary = out.with_name(f".{out.name}.part-{secrets.token_hex(4)}")
+    with blaming(out):
+        out.parent.mkdir(parents=True, exist_ok=True)
+    temporary = unfinished_path(out)
     try:
-        with open_video(video, parse_size(size), pix_fmt) as source, progress() as bar, temporary.open("wb") as sink:
+        with (
+            blaming(out),
+            open_video(video, parse_size(size), pix_fmt) as source,
+            progress() as bar,
+            temporary.open("wb") as sink,
+        ):
             task = bar.add_task("encode", total=frames)
 
             def on_frame(report: FrameReport, frame: Frame) -> None:
@@ -60,9 +65,8 @@ def encode_command(
             options = EncodeOptions(qp=qp, intra_period=intra_period)
             report = codec.encode(itertools.islice(source, frames), source.format, sink, options, on_frame)
             fmt = source.format
-            sink.flush()
-            os.fsync(sink.fileno())
-        temporary.replace(out)
+        with blaming(out):
+            commit(temporary, out)
     finally:
         temporary.unlink(missing_ok=True)
     count = len(report.frames)

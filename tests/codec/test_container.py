@@ -1,6 +1,7 @@
 """The .brl container: what it holds comes back, and whatever is altered is noticed."""
 
 import io
+import zlib
 from fractions import Fraction
 
 import numpy as np
@@ -15,6 +16,7 @@ from codec.container import (
     read_end,
     read_header,
     read_packets,
+    stored_name,
     write_end,
     write_header,
     write_packet,
@@ -99,8 +101,41 @@ def test_other_files_are_refused() -> None:
             read_header(io.BytesIO(data))
 
 
-def test_impossible_sizes_are_refused() -> None:
-    with pytest.raises(BitreelError, match="outside"):
-        write_header(io.BytesIO(), StreamHeader("innvc", "m", bytes(16), VideoFormat(20000, 16), 16))
+def test_impossible_values_are_refused_when_writing() -> None:
+    for fmt in (VideoFormat(20000, 16), VideoFormat(16384, 16384), VideoFormat(16, 16, Fraction(5000))):
+        with pytest.raises(BitreelError, match="outside"):
+            write_header(io.BytesIO(), StreamHeader("innvc", "m", bytes(16), fmt, 16))
     with pytest.raises(BitreelError, match="16 MiB"):
         write_packet(io.BytesIO(), 0, INTRA, 0, bytes(1 << 24))
+
+
+@pytest.mark.parametrize(
+    ("at", "value"),
+    [(6, 0), (6, 16385), (14, 0), (14, 4_000_000_000), (18, 0)],
+    ids=["no width", "too wide", "no frame rate", "too many frames a second", "frame rate over zero"],
+)
+def test_impossible_values_are_refused_when_reading(at: int, value: int) -> None:
+    """Before anything of that size is allocated, though the checksum is right."""
+    sink = io.BytesIO()
+    length = write_header(sink, HEADER)
+    data = bytearray(sink.getvalue())
+    data[at : at + 4] = value.to_bytes(4, "little")
+    data[length - 4 :] = zlib.crc32(data[: length - 4]).to_bytes(4, "little")
+    with pytest.raises(StreamError, match="impossible"):
+        read_header(io.BytesIO(bytes(data)))
+
+
+def test_long_names_keep_whole_characters() -> None:
+    name = "x" + "ä" * 12
+    sink = io.BytesIO()
+    write_header(sink, StreamHeader("innvc", name, bytes(16), HEADER.format, 16))
+    sink.seek(0)
+    assert read_header(sink).model_name == stored_name(name) == "x" + "ä" * 11
+
+
+def test_a_stream_without_frames_is_refused() -> None:
+    sink = io.BytesIO()
+    write_header(sink, HEADER)
+    write_end(sink, 0, 0)
+    with pytest.raises(StreamError, match="frame 0"):
+        _read(sink.getvalue())

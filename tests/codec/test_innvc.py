@@ -22,7 +22,9 @@ from codec.arithmetic import ONE, FixedArithmetic, FloatArithmetic
 from codec.entropy_coding import SymbolDecoder, SymbolEncoder
 from codec.errors import BitreelError, StreamError, UsageError
 from codec.frames import Frame, VideoFormat, frames_digest
-from codec.innvc.stream import _receive_field, _send_field, _State
+from codec.innvc.coding_state import CodingState
+from codec.innvc.decoder import receive_field
+from codec.innvc.encoder import send_field
 
 SMALL = {"width": 24, "trunk_blocks": 1, "field_features": 8}
 
@@ -105,16 +107,16 @@ def test_segments_intra_period_and_no_field() -> None:
 @pytest.mark.parametrize("sent", [0, 1, 3])
 def test_field_survives_coding(sent: int) -> None:
     """Every choice of levels comes back, and an absent level counts as zeros."""
-    state = _State(make_codec(), VideoFormat(80, 48))
+    state = CodingState(make_codec(), VideoFormat(80, 48))
     generator = torch.Generator().manual_seed(4)
     proposed = [
         torch.randint(-127, 128, (1, *level.shape(state.h, state.w, 2)), generator=generator).double()
         for level in state.codec.field_decoder.levels
     ]
     coder = SymbolEncoder()
-    _send_field(state, coder, proposed, sent, 20)
+    send_field(state, coder, proposed, sent, 20)
     written = state.field
-    _receive_field(state, SymbolDecoder(coder.finish()), 20)
+    receive_field(state, SymbolDecoder(coder.finish()), 20)
     assert all(torch.equal(a, b) for a, b in zip(state.field, written, strict=True))
     assert [bool(grid.any()) for grid in written] == [n < sent for n in range(3)]
 
