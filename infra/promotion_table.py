@@ -11,14 +11,17 @@ _WORDS = {True: "[green]holds[/green]", False: "[red]fails[/red]", None: "does n
 
 
 def print_gate_result(console: Console, result: GateResult) -> None:
-    """Every rule's figure and verdict, then what became of the alias."""
+    """Every rule's figure and verdict, why those that do not hold, then what became of the alias."""
     table = Table(title=f"{result.name} version {result.version} at the gate to '{result.alias}'", title_justify="left")
-    for column in ("score", "measured", "limit", "verdict", "why"):
-        table.add_column(column, overflow="fold", no_wrap=column == "score")
+    for column in ("score", "measured", "limit", "verdict"):
+        table.add_column(column, no_wrap=True)
     for verdict in result.verdicts:
         measured = "-" if verdict.value is None else f"{verdict.value:.6g}"
-        table.add_row(verdict.score, measured, verdict.limit, _WORDS[verdict.holds], verdict.reason)
+        table.add_row(verdict.score, measured, verdict.limit, _WORDS[verdict.holds])
     console.print(table)
+    for verdict in result.verdicts:
+        if not verdict.holds:
+            console.print(f"{verdict.score}: {verdict.reason}", markup=False, soft_wrap=True)
     console.print(sentence(result), markup=False, soft_wrap=True)
 
 

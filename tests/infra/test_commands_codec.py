@@ -71,7 +71,8 @@ def test_inspect(place: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
     shown = json.loads((tmp_path / "i.json").read_text())
     assert (shown["width"], shown["height"], shown["frame_count"]) == (67, 50, 4)
     assert [f["type"] for f in shown["frames"]] == ["I", "P", "P", "P"]
-    assert {f["qp"] for f in shown["frames"]} == {40}
+    intra, *inter = [f["qp"] for f in shown["frames"]]
+    assert intra > 40 and inter == [40, 40, 40]  # inter frames depend on the intra frame, so it is coded finer
     assert load_codec(place / "model").model_hash().hex().startswith(shown["model_hash"])
     assert shown["model_hash"] in capsys.readouterr().out
 
