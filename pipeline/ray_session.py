@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,6 +14,7 @@ import ray
 
 from codec.errors import BitreelError
 
+_REACH_SECONDS = 10
 _TOKEN_FILE = Path("~/.ray/auth_token")
 
 
@@ -33,6 +35,7 @@ def ray_session(address: str | None) -> Iterator[int]:
         if address is None:
             ray.init(address="local", include_dashboard=False, **options)
         else:
+            _check_reachable(address)
             _use_token()
             ray.init(address=address, **options)
     except Exception as error:  # whatever the client or the launcher raises, the person needs the address
@@ -44,6 +47,13 @@ def ray_session(address: str | None) -> Iterator[int]:
         yield _cpus()
     finally:
         ray.shutdown()
+
+
+def _check_reachable(address: str) -> None:
+    """Raises OSError at once where nobody listens; Ray itself would try for many minutes."""
+    host, _, port = address.removeprefix("ray://").rpartition(":")
+    if host and port.isdecimal():
+        socket.create_connection((host, int(port)), timeout=_REACH_SECONDS).close()
 
 
 def _cpus() -> int:
