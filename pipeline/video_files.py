@@ -127,7 +127,9 @@ class _Coded:
         mp4 = suffix == ".mp4"
         self._av: Any = av
         self._fmt = fmt
-        self._container = av.open(str(path), "w", format="mp4" if mp4 else "matroska")
+        # Without random identifiers and dates: the same frames give the same file.
+        options = {"fflags": "+bitexact"}
+        self._container = av.open(str(path), "w", format="mp4" if mp4 else "matroska", options=options)
         options = {"qp": "0", "preset": "veryfast"} if mp4 else {"level": "3", "slicecrc": "1"}
         self._stream: Any = self._container.add_stream("libx264" if mp4 else "ffv1", rate=fmt.fps, options=options)
         self._stream.width, self._stream.height, self._stream.pix_fmt = fmt.width, fmt.height, "yuv420p"

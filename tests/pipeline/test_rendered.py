@@ -27,6 +27,12 @@ def test_rendered_videos_are_the_same_each_time(tmp_path: Path) -> None:
         assert frames_digest(source) not in digests
 
 
+def test_rendered_files_are_the_same_each_time(tmp_path: Path) -> None:
+    """Byte for byte, so that the split by checksum, and with it the demo's training, is the same too."""
+    first, second = (render_demo_videos(tmp_path / name, 1, 2, (64, 48))[0].read_bytes() for name in "ab")
+    assert first == second
+
+
 def test_rendered_videos_move(tmp_path: Path) -> None:
     (path,) = render_demo_videos(tmp_path, 1, 10, (96, 64))
     with open_video(path) as source:
