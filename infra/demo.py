@@ -79,7 +79,13 @@ def run_demo(
             "scikit-image and scikit-learn, with objects that move on their own and sensor noise. "
             "They are no real footage."
         )
-        made = render_demo_videos(out / "rendered", RENDERED, RENDERED_FRAMES, RENDERED_SIZE)
+        made = render_demo_videos(
+            out / "rendered",
+            RENDERED,
+            RENDERED_FRAMES,
+            RENDERED_SIZE,
+            on_video=lambda done: progress("render", done, RENDERED),
+        )
         videos = [str(path) for path in made]
         clock.lap("render")
 

@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from codec.api import CONFIG_FILE, WEIGHTS_FILE
+from codec.colour import frame_to_rgb
 from codec.frames import Frame, VideoFormat
-from infra.pictures import frame_to_rgb
 from infra.tracking import TrackedRun, ask, connect
 from trainers.loop import Pictures
 

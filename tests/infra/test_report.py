@@ -7,11 +7,12 @@ from pathlib import Path
 
 import pytest
 
+from codec.colour import frame_to_rgb
 from infra.anchors import anchor_point
 from infra.bdrate import BdRate
 from infra.evaluation_results import BdRow, Evaluation, FramePoint, Point, SequenceResult
 from infra.evaluation_scores import bd_table, scores_of
-from infra.pictures import frame_to_rgb, write_picture
+from infra.pictures import write_picture
 from infra.report import nearest_in_rate, write_report
 from tests.infra.moving_clips import moving_frames, moving_source
 
