@@ -12,7 +12,7 @@ import json
 import re
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO, ClassVar
 
@@ -22,12 +22,24 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from codec.atomic_files import commit, unfinished_path, write_json_atomically
+from codec.container import MAX_PIXELS, MAX_SEGMENT, Packet, StreamHeader
 from codec.errors import BitreelError, UsageError
 from codec.frames import Frame, VideoFormat
+from codec.stream_reader import StreamReader
+from codec.streams import QP_COUNT as QP_COUNT
+from codec.streams import (
+    CodedFrame,
+    EncodedChunk,
+    EncodeOptions,
+    FrameReport,
+    StreamReport,
+    decode_stream,
+    encode_stream,
+    write_stream,
+)
 
 WEIGHTS_FILE = "model.safetensors"
 CONFIG_FILE = "config.json"
-QP_COUNT = 64  # QP 0 is the worst quality and the fewest bits, 63 the best
 
 # Codec family -> "module:class". A further codec adds its folder and one line here.
 CODECS: dict[str, str] = {
@@ -64,38 +76,6 @@ class TrainingOutput:
     chroma: Tensor
 
 
-@dataclass(frozen=True)
-class EncodeOptions:
-    """How to encode. qp 0..63; intra_period -1 means one intra frame; `field` False leaves the field out."""
-
-    qp: int
-    intra_period: int = -1
-    field: bool = True
-
-
-@dataclass(frozen=True)
-class FrameReport:
-    """One coded frame: its place, type ("I" or "P"), QP, bytes in the file (packet header included), payload bytes,
-    and the bits that the model's own ideal distributions estimate for that payload."""
-
-    index: int
-    frame_type: str
-    qp: int
-    bytes: int
-    payload_bytes: int
-    estimated_bits: float
-
-
-@dataclass
-class StreamReport:
-    """A finished stream: bytes of the file, of its header, about those of the field within the packets; its frames."""
-
-    bytes: int = 0
-    header_bytes: int = 0
-    field_bytes: int = 0
-    frames: list[FrameReport] = field(default_factory=list)
-
-
 class Codec(nn.Module, ABC):
     """A neural video codec. Subclasses set `family` and take their config dataclass as the only argument."""
 
@@ -116,6 +96,34 @@ class Codec(nn.Module, ABC):
         """
 
     @abstractmethod
+    def encode_frames(self, frames: Iterable[Frame], fmt: VideoFormat, options: EncodeOptions) -> Iterator[CodedFrame]:
+        """Code frames, in order, one `CodedFrame` each; the container is none of a codec's business.
+
+        frames all have the size of `fmt`; there is at least one. Holds at most `segment_frames` of them, as they are.
+        """
+
+    @abstractmethod
+    def decode_frames(self, packets: Iterable[Packet], header: StreamHeader) -> Iterator[Frame]:
+        """The frames of packets, in order, one each and without delay. The first packet is an intra frame's; before an
+        intra frame, packets may be missing.
+
+        What a packet holds may be garbage: raises StreamError then, and never takes more memory or time than the
+        header's picture size asks for.
+        """
+
+    def encode_stream(
+        self, frames: Iterable[Frame], fmt: VideoFormat, options: EncodeOptions
+    ) -> Iterator[EncodedChunk]:
+        """A .brl stream as it comes: the header, then a chunk a frame, then the end packet.
+
+        Takes frames one by one and holds at most one segment of them (16 frames or fewer), so a frame's chunk comes
+        when its segment is complete, and memory does not depend on the video's length. The header's frame count stays
+        0; `codec.streams.write_chunks` writes chunks to a file and fills it in.
+
+        Raises UsageError on an empty video, a QP or intra period out of range, or a frame of another size than `fmt`.
+        """
+        return encode_stream(self, frames, fmt, options)
+
     def encode(
         self,
         frames: Iterable[Frame],
@@ -124,14 +132,40 @@ class Codec(nn.Module, ABC):
         options: EncodeOptions,
         on_frame: Callable[[FrameReport, Frame], None] | None = None,
     ) -> StreamReport:
-        """Write a .brl stream to `sink`. `on_frame` gets each frame's report and its reconstruction.
+        """Write a .brl stream to `sink`, as `encode_stream` makes it. `on_frame` gets each frame's report and its
+        reconstruction; the report that is given back lists all frames, and alone grows with the video's length.
 
-        Raises UsageError on an empty video or a QP out of range.
+        Raises as `encode_stream`.
         """
+        return write_stream(self.encode_stream(frames, fmt, options), sink, on_frame)
 
-    @abstractmethod
-    def decode(self, source: BinaryIO) -> Iterator[Frame]:
-        """Frames of a .brl stream, in order. Raises StreamError where it is damaged or of another model."""
+    def decode(
+        self,
+        source: BinaryIO | StreamReader,
+        from_frame: int = 0,
+        frames: int | None = None,
+        *,
+        follow: Callable[[], bool] | None = None,
+        max_pixels: int = MAX_PIXELS,
+    ) -> Iterator[Frame]:
+        """Frames of a .brl stream, in order, each as soon as its packet is there; one frame is held.
+
+        source: a file or a pipe, or a `StreamReader` where the header was wanted first (`follow` and `max_pixels` are
+        the reader's own then). from_frame: begin there; decoding begins at the intra frame at or before it, which the
+        index finds where the source can seek. frames: at most so many.
+        follow: for streams that are still being written: called where bytes are lacking; True means to look again,
+        False to end quietly with the frames so far. max_pixels: refuse streams of larger pictures.
+
+        Raises StreamError where the stream is damaged, cut off (without `follow`) or of another model: a damaged
+        packet's frame is never given. Raises UsageError where `from_frame` is past the end.
+        """
+        reader = source if isinstance(source, StreamReader) else StreamReader(source, follow, max_pixels)
+        return decode_stream(self, reader, from_frame, frames)
+
+    @property
+    def segment_frames(self) -> int:
+        """Frames that are coded together, at most 16: how many the encoder holds, and its delay."""
+        return int(self.config.segment_frames)
 
     @abstractmethod
     def complexity(self) -> dict[str, float]:
@@ -148,7 +182,7 @@ class Codec(nn.Module, ABC):
 
 
 def create_codec(family: str, config: dict[str, Any]) -> Codec:
-    """A codec with fresh weights. Raises UsageError for an unknown family or config field."""
+    """A codec with fresh weights. Raises UsageError for an unknown family or config field, or a segment too long."""
     if family not in CODECS:
         raise UsageError(f"unknown codec '{family}'; known: {', '.join(sorted(CODECS))}")
     module, _, name = CODECS[family].partition(":")
@@ -157,7 +191,10 @@ def create_codec(family: str, config: dict[str, Any]) -> Codec:
     unknown = sorted(set(config) - known)
     if unknown:
         raise UsageError(f"codec '{family}' has no setting {', '.join(unknown)}; known: {', '.join(sorted(known))}")
-    return cls(cls.config_class(**config))
+    codec = cls(cls.config_class(**config))
+    if not 1 <= codec.segment_frames <= MAX_SEGMENT:
+        raise UsageError(f"segment_frames {codec.segment_frames}: must lie in 1..{MAX_SEGMENT}, the encoder's delay")
+    return codec
 
 
 def save_codec(codec: Codec, folder: Path) -> None:

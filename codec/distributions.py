@@ -1,75 +1,247 @@
-"""The distributions that symbols are coded with: discretized Laplace, 64 log-spaced scales, integer tables.
+"""The distributions that symbols are coded with: Laplace or Gaussian of 64 scales, and learned tables; 16-bit counts.
 
-Scale index 0 means "certainly zero": such a symbol is not coded at all. The table of an index gives whole 16-bit
-frequencies for the symbols -reach..reach, and for an escape behind which the rest of a large value follows.
+A coder only ever sees whole counts. They are built once, when a model is made (`ScaleTables`) or its training ends
+(`LearnedTables`), travel with the weights and are never computed anew: exp() differs between machines.
+Table number 0 means "certainly zero": such a symbol is not coded at all.
 """
 
 from __future__ import annotations
 
 import math
-from functools import lru_cache
+from collections.abc import Sequence
+from typing import Any, Literal, TypeVar
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from codec.count_tables import COUNT_TOTAL, Tables, escape_bits, whole_counts
+
+Family = Literal["laplace", "gaussian"]
+Numbers = TypeVar("Numbers", NDArray[np.int64], Tensor)
 
 SCALE_COUNT = 64
 SMALLEST_SCALE = 0.05  # in quantization steps; below it a symbol is as good as never other than zero
 LARGEST_SCALE = 384.0
 LOG2_STEP = math.log2(LARGEST_SCALE / SMALLEST_SCALE) / (SCALE_COUNT - 1)
-TABLE_BITS = 16
-ESCAPE_LIMIT = 1 << 16  # what an escaped value may exceed the table's reach by
-_LARGEST_REACH = 1024
+_LARGEST_REACH = 2047
+# Up to this index (a scale of 15) it matters where between whole numbers a mean lies; beyond, under 0.001 bit.
+_FINE_SCALES = 40
 
 
 def scale_of(index: int) -> float:
-    """The Laplace scale b of a scale index, in quantization steps."""
+    """The scale of an index, in quantization steps: b of a Laplace, standard deviation of a Gaussian."""
     return SMALLEST_SCALE * 2 ** (LOG2_STEP * index)
 
 
-def reach_of(index: int) -> int:
-    """The largest magnitude that the index's table holds without escape."""
-    return min(_LARGEST_REACH, max(2, math.ceil(9 * scale_of(index)) + 1))
+def _upper_tail(family: Family, edges: NDArray[np.float64], scale: float) -> NDArray[np.float64]:
+    """Mass above each edge of a distribution about zero."""
+    if family == "gaussian":
+        return 0.5 * torch.erfc(torch.from_numpy(edges / (scale * math.sqrt(2)))).numpy()
+    below = 0.5 * np.exp(-np.abs(edges) / scale)
+    return np.where(edges < 0, 1 - below, below)
 
 
-def probabilities(index: int, rounding: float) -> NDArray[np.float64]:
-    """Ideal probabilities of -reach..reach and, last, of everything beyond.
+def probabilities(
+    family: Family, index: int, rounding: float, reach: int, offsets: Sequence[float] = (0.0,)
+) -> NDArray[np.float64]:
+    """Ideal probabilities (offsets, 2·reach + 2) of the symbols 0, 1, -1, 2, -2 … ±reach and, last, of all beyond.
 
     rounding: the quantizer takes floor(|r| + rounding) for a residual r in steps, so 0.5 is plain rounding and less
-    is a dead zone; the probability of a symbol is the Laplace mass that the quantizer sends to it.
+    is a dead zone; the probability of a symbol is the mass that the quantizer sends to it. offsets: means, in steps.
     """
-    b, reach = scale_of(index), reach_of(index)
     edges = np.arange(1, reach + 2) - rounding
-    tails = np.exp(-edges / b) / 2  # mass above each edge, one side
-    sides = tails[:-1] - tails[1:]
-    return np.concatenate([sides[::-1], [1 - 2 * tails[0]], sides, [2 * tails[-1]]])
+    means = np.asarray(offsets, np.float64)[:, None]
+    above = _upper_tail(family, edges - means, scale_of(index))  # each side from its own tail: no cancellation
+    below = _upper_tail(family, edges + means, scale_of(index))
+    found = np.empty((len(means), 2 * reach + 2))
+    found[:, 0] = 1 - above[:, 0] - below[:, 0]
+    found[:, 1:-1:2], found[:, 2:-1:2] = above[:, :-1] - above[:, 1:], below[:, :-1] - below[:, 1:]
+    found[:, -1] = above[:, -1] + below[:, -1]
+    return found
 
 
-@lru_cache
-def table(index: int, rounding: float) -> NDArray[np.int64]:
-    """Whole frequencies that sum to 2^16, none zero, for the entries of `probabilities`."""
-    ideal = probabilities(index, rounding)
-    spare = (1 << TABLE_BITS) - len(ideal)
-    counts = 1 + np.floor(ideal * spare).astype(np.int64)
-    counts[reach_of(index)] += (1 << TABLE_BITS) - counts.sum()  # what rounding left over goes to zero
-    return counts
+def _useful_reach(family: Family, index: int, rounding: float, offsets: Sequence[float]) -> int:
+    """The largest magnitude worth an entry: one that is due half a count. Rarer ones would each take a whole one."""
+    most = max(1, min(_LARGEST_REACH, math.ceil(12 * scale_of(index))))
+    likely = probabilities(family, index, rounding, most, offsets).max(0)
+    due = np.flatnonzero(np.maximum(likely[1:-1:2], likely[2:-1:2]) * COUNT_TOTAL >= 0.5)
+    return int(due[-1]) + 1 if len(due) else 1
 
 
-@lru_cache
-def ideal_bits_table(rounding: float) -> NDArray[np.float64]:
-    """Bits of each magnitude under each scale index's ideal Laplace, (SCALE_COUNT, largest reach + 2); row 0 is zeros.
+class ScaleTables(nn.Module):
+    """Tables of one family for 64 log-spaced scales, where wanted for means between whole numbers too.
 
-    Magnitudes past an index's reach pay for the escape and what follows it. No entry counts as rarer than 2^-16.
+    family: "laplace" or "gaussian". rounding: the quantizer's, see `probabilities`. fractions: 1, or 16 for means in
+    sixteenths of a step from -8/16 to 7/16 (with plain rounding, 0.5); the largest scales take no note of them.
+    Buffers: counts (entries,) int32, table after table; reaches (tables,) int32.
     """
-    bits = np.zeros((SCALE_COUNT, _LARGEST_REACH + 2))
-    for index in range(1, SCALE_COUNT):
-        reach = reach_of(index)
-        ideal = -np.log2(np.maximum(probabilities(index, rounding), 2.0**-TABLE_BITS))
-        bits[index, : reach + 1] = ideal[reach : 2 * reach + 1]
-        bits[index, reach + 1 :] = ideal[-1] + 1 + math.log2(ESCAPE_LIMIT)
-    return bits
+
+    counts: Tensor
+    reaches: Tensor
+
+    def __init__(self, family: Family, rounding: float, fractions: int = 1) -> None:
+        super().__init__()
+        if fractions > 1 and rounding != 0.5:
+            raise ValueError("means between whole numbers need plain rounding")
+        self.family, self.rounding, self.fractions = family, rounding, fractions
+        counts, reaches = [], []
+        for index in range(1, SCALE_COUNT):
+            offsets = self._offsets(index)
+            reach = _useful_reach(family, index, rounding, offsets)
+            counts.append(whole_counts(probabilities(family, index, rounding, reach, offsets)).reshape(-1))
+            reaches += [reach] * len(offsets)
+        self.register_buffer("counts", torch.from_numpy(np.concatenate(counts).astype(np.int32)))
+        self.register_buffer("reaches", torch.tensor(reaches, dtype=torch.int32))
+        self._tables: Tables | None = None
+
+    def _offsets(self, index: int) -> list[float]:
+        """The means, in steps, that this scale has a table for each."""
+        if index > _FINE_SCALES:
+            return [0.0]
+        return [(i - self.fractions // 2) / self.fractions for i in range(self.fractions)]
+
+    def number(self, scale_index: Numbers, fraction: Numbers | int = 0) -> Numbers:
+        """Table numbers for scale indices 0..63 and means in units of 1/fractions; NumPy or torch, int64, any shape.
+
+        fraction: -fractions/2 .. fractions/2 - 1, and 0 without fractions.
+        """
+        fine: Any = (scale_index - 1) * self.fractions + fraction + (self.fractions // 2 + 1)
+        wide: Any = scale_index + _FINE_SCALES * (self.fractions - 1)
+        large = scale_index > _FINE_SCALES
+        return (fine * ~large + wide * large) * (scale_index > 0)
+
+    def tables(self) -> Tables:
+        """What the coder reads. Raises BitreelError where the counts in the weights are not sound."""
+        if self._tables is None:
+            counts, reaches = self.counts.cpu().numpy(), self.reaches.cpu().numpy()
+            ideal, place = [], 0
+            for index in range(1, SCALE_COUNT):
+                offsets = self._offsets(index)
+                likely = probabilities(self.family, index, self.rounding, int(reaches[place]), offsets)
+                ideal.append(-np.log2(np.maximum(likely, 1e-30)).reshape(-1))
+                place += len(offsets)
+            self._tables = Tables.build(counts, reaches, np.concatenate(ideal))
+        return self._tables
+
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *rest: Any) -> None:
+        # Where a table ends was settled on the machine that made it; here it may have come out one entry off.
+        for name in ("counts", "reaches"):
+            if (stored := state_dict.get(prefix + name)) is not None:
+                setattr(self, name, torch.empty_like(getattr(self, name)).new_empty(stored.shape))
+        super()._load_from_state_dict(state_dict, prefix, *rest)
+        self._tables = None
 
 
-def ideal_bits(symbols: NDArray[np.int32], indices: NDArray[np.int64], rounding: float) -> float:
-    """What the ideal distributions of these indices charge for the symbols, in bits."""
-    magnitude = np.minimum(np.abs(symbols.astype(np.int64)), _LARGEST_REACH + 1)
-    return float(ideal_bits_table(rounding)[indices, magnitude].sum())
+class LearnedTables(nn.Module):
+    """One learned table a row, for hyper-latents: any shape of distribution over -reach..reach, and an escape.
+
+    start_scale: for each row, the Laplace scale that its table starts as.
+    Parameter logits (rows, 2·reach + 2) float32, in the order of `probabilities`. Buffer counts (rows, 2·reach + 2)
+    int32: follows the logits where they have changed since, whenever a state dict or `tables` is asked for;
+    `load_state_dict` brings its own counts.
+    """
+
+    counts: Tensor
+
+    def __init__(self, rows: int, reach: int, start_scale: Sequence[float]) -> None:
+        super().__init__()
+        if len(start_scale) != rows:
+            raise ValueError(f"{rows} rows need as many scales to start from, not {len(start_scale)}")
+        self.rows, self.reach = rows, reach
+        magnitude = torch.tensor([(e + 1) // 2 for e in range(2 * reach + 2)], dtype=torch.float32)
+        self.logits = nn.Parameter(-magnitude / torch.tensor(start_scale, dtype=torch.float32)[:, None])
+        self.register_buffer("counts", torch.zeros(rows, 2 * reach + 2, dtype=torch.int32))
+        self._counted: Tensor | None = None  # the logits that the counts stand for
+        self._tables: Tables | None = None
+
+    def bits(self, symbols: Tensor, rows: Tensor) -> Tensor:
+        """Bits of each symbol, differentiable; shape of `symbols` and `rows` broadcast.
+
+        symbols: real-valued carriers of whole numbers (a straight-through estimate). The value is that of the rounded
+        symbol, the slope towards the symbol half the difference between its two neighbours' bits. rows: int64.
+        """
+        table = torch.log_softmax(self.logits.float(), dim=1) * (-1 / math.log(2))
+        whole = symbols.detach().round()
+        bits = self._look_up(table, whole, rows)
+        with torch.no_grad():
+            slope = (self._look_up(table, whole + 1, rows) - self._look_up(table, whole - 1, rows)) / 2
+        return bits + slope * (symbols - symbols.detach())
+
+    def _look_up(self, table: Tensor, whole: Tensor, rows: Tensor) -> Tensor:
+        magnitude = whole.abs()
+        entry = torch.where(magnitude > self.reach, 2 * self.reach + 1, 2 * magnitude - (whole > 0).float()).long()
+        inside = table.reshape(-1)[rows * table.shape[1] + entry]
+        return inside + escape_bits((magnitude - self.reach - 1), self.reach)
+
+    def number(self, row: Numbers) -> Numbers:
+        """Table numbers for rows; NumPy or torch, int64, any shape."""
+        return row + 1
+
+    def tables(self) -> Tables:
+        """What the coder reads. Raises BitreelError where the counts in the weights are not sound."""
+        self._follow_logits()
+        if self._tables is None:
+            ideal = torch.log_softmax(self.logits.detach().cpu().double(), dim=1).numpy() / -math.log(2)
+            counts = self.counts.cpu().numpy().reshape(-1)
+            self._tables = Tables.build(counts, np.full(self.rows, self.reach, np.int32), ideal.reshape(-1))
+        return self._tables
+
+    def _follow_logits(self) -> None:
+        logits = self.logits.detach().cpu()
+        if self._counted is not None and torch.equal(logits, self._counted):
+            return
+        likely = torch.softmax(logits.double(), dim=1).numpy()
+        self.counts.copy_(torch.from_numpy(whole_counts(likely).astype(np.int32)))
+        self._counted, self._tables = logits.clone(), None
+
+    def _save_to_state_dict(self, destination: Any, prefix: str, keep_vars: bool) -> None:
+        self._follow_logits()
+        super()._save_to_state_dict(destination, prefix, keep_vars)
+
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *rest: Any) -> None:
+        super()._load_from_state_dict(state_dict, prefix, *rest)
+        self._tables = None
+        self._counted = self.logits.detach().cpu().clone() if prefix + "counts" in state_dict else None
+
+
+def scale_bits(family: Family, symbols: Tensor, index: Tensor, rounding: float | Tensor) -> Tensor:
+    """`laplace_bits` or `gaussian_bits`."""
+    return laplace_bits(symbols, index, rounding) if family == "laplace" else gaussian_bits(symbols, index, rounding)
+
+
+def _real_scale(index: Tensor) -> Tensor:
+    clamped = index + (index.clamp(0, SCALE_COUNT - 1) - index).detach()  # the gradient passes the clamp
+    return SMALLEST_SCALE * torch.exp2(LOG2_STEP * clamped)
+
+
+def laplace_bits(symbols: Tensor, index: Tensor, rounding: float | Tensor) -> Tensor:
+    """Bits of symbols under a Laplace of real-valued scale index, differentiable; all three broadcast.
+
+    symbols: whole numbers (their carriers may have gradients), less the mean's fraction where rounding is 0.5.
+    Tails are written in the log domain: differences of exponentials would give NaN gradients.
+    """
+    scale = _real_scale(index)
+    magnitude = symbols.abs()
+    central = symbols.detach().abs() < 0.5
+    inner = torch.where(central, magnitude, 0.0)  # the branch not taken must be finite too
+    edge = 1 - rounding
+    zero = -torch.log2(-(torch.expm1(-(edge - inner) / scale) + torch.expm1(-(edge + inner) / scale)) / 2)
+    other = 1 + (magnitude - rounding) / (scale * math.log(2)) - torch.log2(-torch.expm1(-1 / scale))
+    return torch.where(central, zero, other)
+
+
+def gaussian_bits(symbols: Tensor, index: Tensor, rounding: float | Tensor) -> Tensor:
+    """Bits of symbols under a Gaussian of real-valued scale index, as `laplace_bits`."""
+    scale = _real_scale(index)
+    magnitude = symbols.abs()
+    central = symbols.detach().abs() < 0.5
+    inner = torch.where(central, magnitude, 0.0)
+    outer = torch.where(central, 1.0, magnitude)
+    edge, root = 1 - rounding, math.sqrt(2)
+    zero = (torch.erf((edge - inner) / (scale * root)) + torch.erf((edge + inner) / (scale * root))) / 2
+    near = torch.special.log_ndtr((rounding - outer) / scale)
+    far = torch.special.log_ndtr((rounding - outer - 1) / scale)
+    other = near + torch.log(-torch.expm1(far - near))
+    return torch.where(central, -torch.log2(zero), other * (-1 / math.log(2)))

@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from codec.errors import UsageError, VideoError
 from codec.frames import Frame, VideoFormat
 from pipeline.containers import check_container
+from pipeline.y4m import assumed_matrix
 
 _FULL = 2  # AVCOL_RANGE_JPEG
 _LIMITED = 1  # AVCOL_RANGE_MPEG
@@ -142,7 +143,7 @@ class VideoSource:
         full = not self._stored_rgb and (stored.startswith(("yuvj", "gray")) or int(picture.color_range) == _FULL)
         matrix = _MATRICES.get(int(picture.colorspace))
         if matrix is None:
-            matrix = "bt601" if min(width, height) < 720 else "bt709"
+            matrix = assumed_matrix(width, height)
             self.notes.append(f"matrix not stated, taken as {matrix}")
         if stored not in _NATIVE:
             self.notes.append(f"converted from {stored} to yuv420p")

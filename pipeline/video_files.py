@@ -12,6 +12,7 @@ import numpy as np
 from codec.atomic_files import blaming, commit, unfinished_path
 from codec.errors import UsageError
 from codec.frames import Frame, VideoFormat
+from pipeline.y4m import FRAME_HEAD, y4m_head
 
 SUFFIXES = (".y4m", ".yuv", ".mp4", ".mkv")
 _COLORSPACES = {"bt709": 1, "bt601": 5, "bt2020": 9}  # AVCOL_SPC_*
@@ -101,13 +102,9 @@ class _Raw:
 
     def __init__(self, path: Path, fmt: VideoFormat, suffix: str) -> None:
         self._handle = path.open("wb")
-        self._frame_head = b"FRAME\n" if suffix == ".y4m" else b""
+        self._frame_head = FRAME_HEAD if suffix == ".y4m" else b""
         if suffix == ".y4m":
-            colour_range = "FULL" if fmt.full_range else "LIMITED"
-            self._handle.write(
-                f"YUV4MPEG2 W{fmt.width} H{fmt.height} F{fmt.fps.numerator}:{fmt.fps.denominator} Ip A1:1 "
-                f"C420jpeg XYSCSS=420JPEG XCOLORRANGE={colour_range}\n".encode()
-            )
+            self._handle.write(y4m_head(fmt))
 
     def write(self, frame: Frame) -> None:
         self._handle.write(self._frame_head)

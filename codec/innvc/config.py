@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from codec.distributions import Family
+
 
 @dataclass
 class InnVCConfig:
@@ -12,18 +14,24 @@ class InnVCConfig:
     The defaults are the small model: about a tenth of the 60 kMAC per pixel that a small decoder may spend.
     """
 
-    # Channels of the prior network's state, at 1/8 resolution.
+    # Channels of the prior network's features, at 1/8 resolution.
     width: int = 96
     # Residual blocks before the first group of coefficients, and after each group.
     trunk_blocks: int = 2
     group_blocks: int = 1
+    # Channels of the recurrent state that goes from frame to frame along the vectors; 0 leaves it out.
+    state_channels: int = 48
+    # So many groups of channels, from the first, are coded in two halves, the second knowing its neighbours.
+    checkerboard_groups: int = 3
+    # Family of the coefficients' distributions: laplace or gaussian.
+    distribution: Family = "laplace"
     # Channels of the conditioning field's fine (1/16) and coarse (1/32) grids, of its whole-picture level, and of what
     # its decoder makes of them.
     fine_channels: int = 2
     coarse_channels: int = 2
     whole_channels: int = 8
     field_features: int = 16
-    # Frames that share one field, and frames that share one time slice of it.
+    # Frames that share one field (at most 16), and frames that share one time slice of it.
     segment_frames: int = 16
     slice_frames: int = 8
     # Share of live latent channels at QP 0 when coding; the training schedule ends there. 1.0 keeps all alive.

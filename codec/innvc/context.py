@@ -1,54 +1,70 @@
-"""What the prior network looks at, made from whole numbers when coding and from floats when training."""
+"""What the prior network looks at: whole numbers of int8 range, the same functions for coding and for training."""
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from functools import lru_cache
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from codec.arithmetic import ONE
+from codec.exact.layers import WIDE_LIMIT
+from codec.exact.operations import LIMIT
 from codec.innvc.layout import ORDER
 
-SIGNED_LIMIT = 64.0  # quantization steps; larger signed values enter the network as this
-_MAGNITUDE_FRACTION = 16  # magnitudes of predicted coefficients count sixteenths of a step
-_TABLE_SIZE = 1 << 16
+MAGNITUDE_FRACTION = 16  # magnitudes are told in sixteenths of a step
+STEP_UNITS = 16  # signed values and means: sixteenths of a step
+_OCTAVE = 12  # what a doubling of a magnitude is worth as an activation
+_TABLE_SIZE = 1 << 15
+_CODED = 64  # activation that says "not zero"
 
 
 @lru_cache(maxsize=4)
 def _log_table(device: torch.device) -> Tensor:
-    """round(256·log2(1 + n/16)) for n in 0..65535, float64."""
-    n = torch.arange(_TABLE_SIZE, dtype=torch.float64) / _MAGNITUDE_FRACTION
-    return torch.round(torch.log2(1 + n) * ONE).to(device)
+    """round(12·log2(1 + n/16)), at most 127, for n in 0..32767, float32.
+
+    Found in whole numbers, for a logarithm's last digit may differ between machines: an entry reaches k where
+    (1 + n/16)^24 >= 2^(2k - 1).
+    """
+    one = MAGNITUDE_FRACTION
+    powers = [(one + n) ** 24 for n in range(_TABLE_SIZE)]
+    bounds = [bisect_left(powers, 2 ** (2 * k - 1) * one**24) for k in range(1, LIMIT + 1)]
+    return torch.bucketize(torch.arange(_TABLE_SIZE), torch.tensor(bounds), right=True).float().to(device)
 
 
-def log_magnitude_fixed(symbols: Tensor) -> Tensor:
-    """log2(1 + |q|) of whole symbols, in fixed point (float64)."""
-    return _log_table(symbols.device)[(symbols.abs().long() * _MAGNITUDE_FRACTION).clamp_max(_TABLE_SIZE - 1)]
+def log_magnitude(symbols: Tensor) -> Tensor:
+    """Activation of |q| for whole symbols of any type: 12·log2(1 + |q|)."""
+    scaled = (symbols.abs() * MAGNITUDE_FRACTION).clamp_max(_TABLE_SIZE - 1)
+    return _log_table(symbols.device)[scaled.long()]
 
 
-def log_steps_fixed(values: Tensor, step: Tensor) -> Tensor:
-    """log2(1 + |v| / step) of whole values, in fixed point (float64); step is broadcast."""
-    scaled = torch.div(values.abs().long() * _MAGNITUDE_FRACTION, step, rounding_mode="floor")
+def log_steps(values: Tensor, step: Tensor) -> Tensor:
+    """Activation of |v| / step: 12·log2(1 + |v|/step). Whole values and steps of any type; step is broadcast."""
+    scaled = torch.div(values.abs().long() * MAGNITUDE_FRACTION, step, rounding_mode="floor")
     return _log_table(values.device)[scaled.clamp_max(_TABLE_SIZE - 1)]
 
 
-def signed_steps_fixed(values: Tensor, step: Tensor | int) -> Tensor:
-    """v / step clamped to ±SIGNED_LIMIT, in fixed point (float64); step is broadcast."""
-    bound = int(SIGNED_LIMIT * ONE)
-    scaled = torch.div(values.long() * (2 * ONE) + step, 2 * step, rounding_mode="floor")
-    return scaled.clamp(-bound, bound).double()
+def log_real(values: Tensor) -> Tensor:
+    """The same for real values in steps, in training."""
+    scaled = (values.detach().abs() * MAGNITUDE_FRACTION).clamp_max(_TABLE_SIZE - 1)
+    return _log_table(values.device)[scaled.long()]
 
 
-def log_magnitude_float(values: Tensor) -> Tensor:
-    """log2(1 + |v|) for values in steps, in training."""
-    return torch.log2(1 + values.detach().abs())
+def seen_symbols(symbols: Tensor) -> Tensor:
+    """What is told of a decoded group: (B, n, h, w) whole symbols → (B, 2n, h, w), magnitudes and "not zero"."""
+    return torch.cat([log_magnitude(symbols), (symbols != 0).float() * _CODED], dim=1)
 
 
-def signed_steps_float(values: Tensor) -> Tensor:
-    """Values in steps clamped to ±SIGNED_LIMIT, in training."""
-    return values.detach().clamp(-SIGNED_LIMIT, SIGNED_LIMIT)
+def signed_units(values: Tensor, step: Tensor) -> Tensor:
+    """v / step in sixteenths, rounded half up, within ±8191, float32. Whole values and steps; step is broadcast."""
+    scaled = torch.div(values.long() * (2 * STEP_UNITS) + step, 2 * step, rounding_mode="floor")
+    return scaled.clamp(-WIDE_LIMIT, WIDE_LIMIT).float()
+
+
+def signed_real(values: Tensor) -> Tensor:
+    """The same for real values in steps, in training."""
+    return torch.floor(values.detach() * STEP_UNITS + 0.5).clamp(-WIDE_LIMIT, WIDE_LIMIT)
 
 
 def dc_slopes(dc: Tensor) -> Tensor:

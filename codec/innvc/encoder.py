@@ -1,22 +1,23 @@
-"""InnVC's encoder: segments of frames into .brl packets. At most one segment is held in memory."""
+"""InnVC's encoder: segments of frames into coded frames.
+
+At most one segment (16 frames) is held, as the 8-bit frames that were given: memory does not grow with the video's
+length, and a frame comes out when its segment is complete.
+"""
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from itertools import chain
-from typing import TYPE_CHECKING, BinaryIO
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from codec.api import QP_COUNT, EncodeOptions, FrameReport, StreamReport
-from codec.container import INTER, INTRA, StreamHeader, write_end, write_header, write_packet
+from codec.container import INTER, INTRA
 from codec.entropy_coding import SymbolEncoder
-from codec.errors import UsageError
 from codec.frames import Frame, VideoFormat
 from codec.innvc.coding_state import CodingState, Planes
 from codec.innvc.context import to_order
@@ -34,6 +35,7 @@ from codec.innvc.training_pass import field_inputs, vector_weight
 from codec.lifting import forward_transform
 from codec.motion_coding import encode_motion
 from codec.motion_search import Motion, SearchSettings, search_motion
+from codec.streams import CodedFrame, EncodeOptions
 
 if TYPE_CHECKING:
     from codec.innvc.model import InnVC
@@ -41,72 +43,43 @@ if TYPE_CHECKING:
 SEARCH = SearchSettings(reach=32, neighbours=2)
 
 
-def encode_stream(
-    codec: InnVC,
-    frames: Iterable[Frame],
-    fmt: VideoFormat,
-    sink: BinaryIO,
-    options: EncodeOptions,
-    on_frame: Callable[[FrameReport, Frame], None] | None,
-) -> StreamReport:
-    """See `Codec.encode`."""
-    if not 0 <= options.qp < QP_COUNT:
-        raise UsageError(f"QP {options.qp} is outside 0..{QP_COUNT - 1}")
-    if options.intra_period == 0 or options.intra_period < -1:
-        raise UsageError(f"intra period {options.intra_period}: give -1 (one intra frame) or a number of frames")
-    source = iter(frames)
-    first = next(source, None)
-    if first is None:
-        raise UsageError("the video has no frames to encode")
-    report = StreamReport()
-    header = StreamHeader(codec.family, codec.display_name, codec.model_hash()[:16], fmt, codec.config.segment_frames)
-    report.header_bytes = report.bytes = write_header(sink, header)
-    state, index = CodingState(codec, fmt), 0
-    with torch.no_grad():
-        for segment in _segments(chain([first], source), fmt, codec.config.segment_frames, options.intra_period):
-            padded = [_padded(frame, state) for frame in segment]
-            plan: _Plan | None = None
-            for number, planes in enumerate(padded):
-                intra = number == 0 and _is_intra(index, options.intra_period)
-                # An intra frame that no other depends on gains nothing from being finer than asked.
-                boost = codec.config.intra_boost if len(segment) > 1 else 0
-                qp = int(frame_qp(torch.tensor(options.qp), intra, boost))
-                plan = _plan_frame(state, planes, qp, intra, plan)
-                if number == 0:
-                    start = _best_start(state, plan, padded, options)
-                    state, coder, rebuilt = start.state, start.coder, start.rebuilt
-                    report.field_bytes += round(start.field_bits / 8)
-                else:
-                    coder = SymbolEncoder()
-                    rebuilt = _encode_frame(state, coder, plan)
-                payload = coder.finish()
-                size = write_packet(sink, index, INTRA if intra else INTER, qp, payload)
-                done = FrameReport(index, "I" if intra else "P", qp, size, len(payload), coder.estimated_bits)
-                report.frames.append(done)
-                report.bytes += size
-                if on_frame is not None:
-                    on_frame(done, rebuilt)
-                index += 1
-    report.bytes += write_end(sink, index, state.checksum)
-    return report
+@torch.no_grad()
+def encode_frames(
+    codec: InnVC, frames: Iterable[Frame], fmt: VideoFormat, options: EncodeOptions
+) -> Iterator[CodedFrame]:
+    """See `Codec.encode_frames`."""
+    state = CodingState(codec, fmt)
+    for segment, intra_start in _segments(frames, codec.config.segment_frames, options.intra_period):
+        plan: _Plan | None = None
+        for number, frame in enumerate(segment):
+            intra = number == 0 and intra_start
+            # An intra frame that no other depends on gains nothing from being finer than asked.
+            boost = codec.config.intra_boost if len(segment) > 1 else 0
+            qp = int(frame_qp(torch.tensor(options.qp), intra, boost))
+            plan = _plan_frame(state, _padded(frame, state), qp, intra, plan)
+            field_bits = 0.0
+            if number == 0:
+                start = _best_start(state, plan, segment, options)
+                state, coder, rebuilt, field_bits = start.state, start.coder, start.rebuilt, start.field_bits
+            else:
+                coder = SymbolEncoder()
+                rebuilt = _encode_frame(state, coder, plan)
+            kind = INTRA if intra else INTER
+            yield CodedFrame(kind, qp, coder.finish(), coder.estimated_bits, rebuilt, round(field_bits / 8))
 
 
-def _is_intra(index: int, period: int) -> bool:
-    return index % period == 0 if period > 0 else index == 0
-
-
-def _segments(frames: Iterable[Frame], fmt: VideoFormat, length: int, period: int) -> Iterator[list[Frame]]:
-    """Runs of at most `length` frames; an intra frame always begins one."""
+def _segments(frames: Iterable[Frame], length: int, period: int) -> Iterator[tuple[list[Frame], bool]]:
+    """Runs of at most `length` frames, each as soon as it is full, and whether it begins with an intra frame."""
     held: list[Frame] = []
-    for index, frame in enumerate(frames):
-        if (frame.width, frame.height) != (fmt.width, fmt.height):
-            raise UsageError(f"frame {index} is {frame.width}x{frame.height}, the video {fmt.width}x{fmt.height}")
-        if held and (len(held) == length or _is_intra(index, period)):
-            yield held
-            held = []
+    intra = True
+    for following, frame in enumerate(frames, start=1):
         held.append(frame)
+        intra_follows = period > 0 and following % period == 0
+        if len(held) == length or intra_follows:
+            yield held, intra
+            held, intra = [], intra_follows
     if held:
-        yield held
+        yield held, intra
 
 
 def _padded(frame: Frame, state: CodingState) -> Planes:
@@ -120,13 +93,36 @@ def _padded(frame: Frame, state: CodingState) -> Planes:
     return grow(frame.y, state.height, state.width), torch.stack(chroma)
 
 
-def _propose_field(state: CodingState, padded: list[Planes], qp: int, intra: bool) -> Field:
-    """The field encoder's levels for a segment, rounded: (1, slices, channels, rows, columns) float64 each."""
+def _propose_field(state: CodingState, segment: list[Frame], qp: int, intra: bool) -> Field:
+    """The field encoder's levels for a segment, rounded: (1, slices, channels, rows, columns) whole float32 each.
+
+    The field encoder sees of each time slice only the mean of its frames' changes, so two frames at a time are
+    enough, and one call a slice.
+    """
     table = torch.tensor([qp], device=state.device)
-    luma, chroma = torch.stack([p[0] for p in padded])[None], torch.stack([p[1] for p in padded])[None]
-    texture, change = field_inputs(luma, chroma, channel_step_sizes(table), intra)
-    proposed = state.codec.field_encoder(texture, change, table)
-    return [torch.round(grid.clamp(-LARGEST_VALUE, LARGEST_VALUE)).double() for grid in proposed]
+    steps = channel_step_sizes(table)
+    length = state.codec.config.slice_frames
+    slices: list[Field] = []
+    texture = total = torch.zeros(0)
+    before: Planes | None = None
+    for number, frame in enumerate(segment):
+        planes = _padded(frame, state)
+        pair = [planes] if before is None else [before, planes]
+        luma, chroma = torch.stack([p[0] for p in pair])[None], torch.stack([p[1] for p in pair])[None]
+        first, change = field_inputs(luma, chroma, steps, intra)
+        if before is None:
+            texture = first
+        if number % length == 0:
+            total, count = torch.zeros_like(first), 0
+        if change.shape[1]:
+            total, count = total + change[:, 0], count + 1
+        before = planes
+        if (number + 1) % length == 0 or number + 1 == len(segment):
+            mean = (total / max(count, 1))[:, None, ...]
+            slices.append(state.codec.field_encoder(texture, mean[:, : min(count, 1)], table))
+    levels = zip(state.codec.field_decoder.levels, zip(*slices, strict=True), strict=True)
+    proposed = [torch.cat(grids, 1) if level.sliced else torch.stack(grids).mean(0) for level, grids in levels]
+    return [torch.round(grid.clamp(-LARGEST_VALUE, LARGEST_VALUE)) for grid in proposed]
 
 
 def send_field(state: CodingState, coder: SymbolEncoder, proposed: Field, sent: int, qp: int) -> None:
@@ -138,8 +134,9 @@ def send_field(state: CodingState, coder: SymbolEncoder, proposed: Field, sent: 
     slices = proposed[0].shape[1]
     coder.encode_uniform(slices - 1, state.slice_limit)
     layout = state.field_layout(qp, slices)
-    for number, (grid, (_, index)) in enumerate(zip(proposed[:sent], layout, strict=False)):
-        coder.encode(grid.int().reshape(-1).cpu().numpy(), index.reshape(-1).cpu().numpy(), 0.5)
+    tables = state.codec.field_decoder.tables.tables()
+    for number, (grid, (_, numbers)) in enumerate(zip(proposed[:sent], layout, strict=False)):
+        coder.encode(grid.int().reshape(-1).cpu().numpy(), numbers, tables)
         state.field[number] = grid
 
 
@@ -187,18 +184,19 @@ def _encode_frame(state: CodingState, coder: SymbolEncoder, plan: _Plan) -> Fram
     if plan.motion is not None:
         encode_motion(coder, plan.motion)
     steps = whole_steps(plan.qp, state.device)
-    source = Encoding(coder, plan.target, steps, rounding_of(plan.qp, state.codec.config.rounding))
+    rounding = rounding_of(plan.qp, state.codec.config.rounding)
+    source = Encoding(coder, state.tables(plan.qp), plan.target, steps, rounding)
     context = state.context(plan.qp, plan.intra, plan.predicted, plan.vectors)
     return state.finish_frame(context, plan.predicted, source)
 
 
-def _best_start(state: CodingState, plan: _Plan, padded: list[Planes], options: EncodeOptions) -> _Start:
+def _best_start(state: CodingState, plan: _Plan, segment: list[Frame], options: EncodeOptions) -> _Start:
     """Code a segment's first frame with more and fewer levels of the field, and keep the cheapest.
 
     The field's whole cost is held against this one frame, though the segment's others gain from it too.
     """
     state.place = 0
-    proposed = _propose_field(state, padded, plan.qp, plan.intra) if options.field else []
+    proposed = _propose_field(state, segment, plan.qp, plan.intra) if options.field else []
     lagrangian = 7.5 / float(step_size(torch.tensor(plan.qp))) ** 2
     best: tuple[float, _Start] | None = None
     for sent in range(len(proposed), -1, -1):

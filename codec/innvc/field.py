@@ -14,12 +14,16 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from codec.arithmetic import Arithmetic
+from codec.distributions import LearnedTables
+from codec.exact.layers import BIAS_UNIT, ExactConv2d, ExactQPTable
+from codec.exact.operations import relu
 from codec.innvc.config import InnVCConfig
-from codec.innvc.prior import QPTable
 
-LARGEST_VALUE = 127
-STEPS_PER_UNIT = 4.0  # a grid value of 4 enters the decoder as 1.0
+LARGEST_VALUE = 31
+VALUE_UNITS = 4  # a grid value of 1 enters the decoder as an activation of 4
+_REACH = 15  # of the values' tables; rarer ones are escaped
+_VALUES_PER_UNIT = BIAS_UNIT / VALUE_UNITS  # of the encoder network's floats
+_TIME_UNITS = 64  # the activation that the segment's end would have
 
 # The levels of a field, (B, slices, channels, rows, columns) each, whole numbers (floats while training).
 Field = list[Tensor]
@@ -28,7 +32,7 @@ Field = list[Tensor]
 @dataclass(frozen=True)
 class Level:
     """One level: its channels, the 8x8 blocks that a cell spans each way (0: the whole picture), and whether each
-    time slice has its own. start: the scale index that its symbols' distribution begins training with."""
+    time slice has its own. start: the Laplace scale that its values' tables begin training with."""
 
     channels: int
     cell: int
@@ -47,41 +51,46 @@ FINE, COARSE = 2, 4
 def levels(config: InnVCConfig) -> tuple[Level, ...]:
     """From the coarsest to the finest. The grids start nearly empty and nearly free, and grow where it pays."""
     return (
-        Level(config.whole_channels, 0, True, 24.0),
-        Level(config.coarse_channels, COARSE, True, 10.0),
-        Level(config.fine_channels, FINE, False, 18.0),
+        Level(config.whole_channels, 0, True, 1.5),
+        Level(config.coarse_channels, COARSE, True, 0.2),
+        Level(config.fine_channels, FINE, False, 0.65),
     )
 
 
 class FieldDecoder(nn.Module):
-    """Grids and time → features, (B, field_features, h, w)."""
+    """Grids and time → features, (B, field_features, h, w); and the tables that the grids' values are coded with."""
 
     def __init__(self, config: InnVCConfig) -> None:
         super().__init__()
         features = config.field_features
         self.levels = levels(config)
         self.slice_frames, self.segment_frames = config.slice_frames, config.segment_frames
-        self.enter = nn.Conv2d(sum(level.channels for level in self.levels) + 1, features, 1)
-        self.smooth = nn.Conv2d(features, features, 3, padding=1, groups=features)
-        self.leave = nn.Conv2d(features, features, 1)
-        self.scales = nn.ModuleList(QPTable(level.channels) for level in self.levels)
-        with torch.no_grad():
-            for table, level in zip(self.scales, self.levels, strict=True):
-                table.knots.fill_(level.start)  # type: ignore[operator]
+        self.enter = ExactConv2d(sum(level.channels for level in self.levels) + 1, features)
+        self.smooth = ExactConv2d(features, features, 3, depthwise=True)
+        self.leave = ExactConv2d(features, features)
+        # One table for each channel and octave of step size.
+        starts = [level.start for level in self.levels for _ in range(level.channels * ExactQPTable.KNOTS)]
+        self.tables = LearnedTables(len(starts), _REACH, starts)
 
-    def forward(self, field: Field, frame: int, h: int, w: int, arithmetic: Arithmetic) -> Tensor:
+    def forward(self, field: Field, frame: int, h: int, w: int) -> Tensor:
         """Features of the segment's frame number `frame`."""
-        unit = arithmetic.constant(1 / STEPS_PER_UNIT)
         parts = []
         for level, grid in zip(self.levels, field, strict=True):
             # A stream may claim fewer slices than its segment has frames; the last one then stands for the rest.
-            part = grid[:, min(frame // self.slice_frames, grid.shape[1] - 1)] * unit
+            part = grid[:, min(frame // self.slice_frames, grid.shape[1] - 1)] * VALUE_UNITS
             if level.cell:
                 part = part.repeat_interleave(level.cell, 2).repeat_interleave(level.cell, 3)[:, :, :h, :w]
             parts.append(part.expand(-1, -1, h, w))
-        parts.append(torch.full_like(parts[0][:, :1], arithmetic.constant(frame / self.segment_frames)))
-        x = arithmetic.relu(arithmetic.conv(self.enter, torch.cat(parts, dim=1)))
-        return arithmetic.relu(arithmetic.conv(self.leave, arithmetic.conv(self.smooth, x)))
+        parts.append(torch.full_like(parts[0][:, :1], frame * _TIME_UNITS // self.segment_frames))
+        x = relu(self.enter(torch.cat(parts, dim=1)))
+        return relu(self.leave(self.smooth(x)))
+
+    def rows(self, level: int, qp: Tensor) -> Tensor:
+        """Rows of `tables` for the channels of a level: QPs (B,) → (B, channels) int64."""
+        before = sum(each.channels for each in self.levels[:level])
+        knot = torch.div(qp + ExactQPTable.SPACING // 2, ExactQPTable.SPACING, rounding_mode="floor")
+        channel = torch.arange(before, before + self.levels[level].channels, device=qp.device)
+        return channel * ExactQPTable.KNOTS + knot[:, None]
 
 
 class FieldEncoder(nn.Module):
@@ -123,7 +132,7 @@ class FieldEncoder(nn.Module):
             fine.append(self.fine(x) + self.direct(F.avg_pool2d(seen, FINE)))
             coarse.append(self.coarse(F.relu(self.halve_again(x))))
         once = torch.stack(fine).mean(0)[:, None, :, : -(-h // FINE), : -(-w // FINE)]
-        return [grid * STEPS_PER_UNIT for grid in (torch.stack(whole, dim=1), torch.stack(coarse, dim=1), once)]
+        return [grid * _VALUES_PER_UNIT for grid in (torch.stack(whole, dim=1), torch.stack(coarse, dim=1), once)]
 
     def _initialize(self, channels: int) -> None:
         """Begin with what is worth saying: how busy a place is, and how much it changes. The rest is learned."""

@@ -10,17 +10,19 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from codec.arithmetic import ONE, FixedArithmetic
-from codec.distributions import SCALE_COUNT
+from codec.distributions import ScaleTables
 from codec.entropy_coding import SymbolDecoder, SymbolEncoder
+from codec.exact.blocks import checkerboard
 from codec.innvc.context import (
+    STEP_UNITS,
     dc_slopes,
-    log_magnitude_fixed,
-    log_steps_fixed,
-    signed_steps_fixed,
+    log_magnitude,
+    log_steps,
+    seen_symbols,
+    signed_units,
 )
 from codec.innvc.layout import GROUP_SIZES, GROUP_STARTS, dc_pyramid, live_channels
-from codec.innvc.prior import PriorNetwork, fixed_scale_index
+from codec.innvc.prior import PriorNetwork, whole_index
 from codec.innvc.quantization import LOSSLESS_QP, quantize_whole, whole_steps
 
 _LARGEST_COEFFICIENT = 1 << 16  # far above any real one, whatever a stream claims
@@ -28,45 +30,50 @@ _CHANNELS = sum(GROUP_SIZES)
 
 
 class SymbolSource(Protocol):
-    """Codes or decodes one batch of residuals: gives the symbols, int32 of the shape of `index`."""
+    """Codes or decodes one batch of symbols: (n, places) int32 for scale indices and fractions of that shape.
 
-    def exchange(self, index: Tensor, mean: Tensor, positions: Channels) -> Tensor: ...
+    predicted: whole-number prediction of the coefficients, (n, places) int64 in the transform's units. fraction: what
+    the prediction lacks in sixteenths of a step, -8..7; zero unless lossless.
+    """
+
+    def exchange(self, index: Tensor, predicted: Tensor, fraction: Tensor, places: Places) -> Tensor: ...
 
 
 @dataclass(frozen=True)
-class Channels:
-    """Which part of the coefficients is meant: channels start..stop in order, at flat block positions (or all)."""
+class Places:
+    """Which coefficients are meant: channels start..stop in order, at flat block positions."""
 
     start: int
     stop: int
-    flat: Tensor | None = None
+    flat: Tensor
 
 
 class Encoding:
     """Quantizes target coefficients and puts the symbols into a packet."""
 
-    def __init__(self, coder: SymbolEncoder, target: Tensor, steps: Tensor, rounding: float) -> None:
-        self.coder, self.target, self.steps, self.rounding = coder, target, steps, rounding
+    def __init__(
+        self, coder: SymbolEncoder, tables: ScaleTables, target: Tensor, steps: Tensor, rounding: float
+    ) -> None:
+        self.coder, self.tables, self.rounding = coder, tables, rounding
+        self.target, self.steps = target.flatten(1), steps[:, :, 0]
 
-    def exchange(self, index: Tensor, mean: Tensor, positions: Channels) -> Tensor:
-        wanted = self.target[positions.start : positions.stop]
-        steps = self.steps[positions.start : positions.stop]
-        if positions.flat is not None:
-            wanted, steps = wanted.flatten(1)[:, positions.flat], steps[..., 0]
-        symbols = quantize_whole(wanted - mean, steps, self.rounding)
+    def exchange(self, index: Tensor, predicted: Tensor, fraction: Tensor, places: Places) -> Tensor:
+        channels = slice(places.start, places.stop)
+        residual = self.target[channels][:, places.flat] - predicted
+        symbols = quantize_whole(residual, self.steps[channels], self.rounding)
         symbols = torch.where(index > 0, symbols, 0)
-        self.coder.encode(_flat(symbols), _flat(index), self.rounding)
+        self.coder.encode(_flat(symbols), _flat(self.tables.number(index, fraction)), self.tables.tables())
         return symbols
 
 
 class Decoding:
     """Takes the symbols from a packet."""
 
-    def __init__(self, coder: SymbolDecoder, rounding: float) -> None:
-        self.coder, self.rounding = coder, rounding
+    def __init__(self, coder: SymbolDecoder, tables: ScaleTables) -> None:
+        self.coder, self.tables = coder, tables
 
-    def exchange(self, index: Tensor, mean: Tensor, positions: Channels) -> Tensor:
-        symbols = self.coder.decode(_flat(index), self.rounding)
+    def exchange(self, index: Tensor, predicted: Tensor, fraction: Tensor, places: Places) -> Tensor:
+        symbols = self.coder.decode(_flat(self.tables.number(index, fraction)), self.tables.tables())
         return torch.from_numpy(symbols).to(index.device).reshape(index.shape)
 
 
@@ -79,106 +86,116 @@ class FrameContext:
     """What both sides know before the first symbol of a frame.
 
     kind: 0 intra, 1 inter after intra, 2 inter after inter. predicted: (96, h, w) int32 transform of the predicted
-    frame in order of importance (zeros for intra). previous: (96, h, w) int32 symbols of the frame before (zeros
-    where kind < 2). vectors: (2, h, w) int64. field: (1, F, h, w) features in fixed point.
+    frame in order of importance (zeros for intra). state: (1, S, h, w) recurrent state, already warped, or None where
+    the model has none. vectors: (2, h, w) int64. field: (1, F, h, w) features. All activations are whole float32.
     """
 
     kind: int
     qp: int
     predicted: Tensor
-    previous: Tensor
+    state: Tensor | None
     vectors: Tensor
     field: Tensor
 
 
-@dataclass(frozen=True)
-class FrameSymbols:
-    """coefficients and symbols, (96, h, w) int32, in order of importance."""
-
-    coefficients: Tensor
-    symbols: Tensor
-
-
 def code_coefficients(
-    prior: PriorNetwork,
-    arithmetic: FixedArithmetic,
-    context: FrameContext,
-    source: SymbolSource,
-    live_fraction: float,
-) -> FrameSymbols:
-    """Run through the groups: scale indices and means from the prior, symbols from or to the packet."""
-    device = context.predicted.device
-    steps = whole_steps(context.qp, device)
-    _, h, w = context.predicted.shape
-    kind, qp = torch.tensor([context.kind], device=device), torch.tensor([context.qp], device=device)
-    inputs = torch.cat(
-        [
-            log_magnitude_fixed(context.previous)[None],
-            log_steps_fixed(context.predicted, steps)[None],
-            log_magnitude_fixed(context.vectors)[None],
-            context.field,
-        ],
-        dim=1,
-    )
-    state = prior.begin(inputs, kind, qp, arithmetic)
-    lossless = context.qp == LOSSLESS_QP
-    lowest = 1 if lossless else 0
-    live = _CHANNELS if lossless else live_channels(live_fraction, context.qp)
-    coefficients = torch.zeros(_CHANNELS, h, w, dtype=torch.int32, device=device)
-    symbols = torch.zeros_like(coefficients)
-    slopes = torch.zeros(0)
-    for group, (size, start) in enumerate(zip(GROUP_SIZES, GROUP_STARTS, strict=True)):
-        if group == 0 and context.kind == 0:
-            _code_pyramid(prior, arithmetic, state, qp, source, coefficients, symbols, lowest, steps)
+    prior: PriorNetwork, context: FrameContext, source: SymbolSource, live_fraction: float
+) -> tuple[Tensor, Tensor | None]:
+    """Run through the groups: scale indices and means from the prior, symbols from or to the packet.
+
+    Gives the coefficients, (96, h, w) int32 in order of importance, and the recurrent state after the frame.
+    """
+    walk = _Walk(prior, context, source, live_fraction)
+    for group in range(len(GROUP_SIZES)):
+        walk.code_group(group)
+    if prior.state is None or context.state is None:
+        return walk.coefficients, None
+    return walk.coefficients, prior.state.renew(context.state, walk.features)
+
+
+class _Walk:
+    """The groups in turn; what is known so far."""
+
+    def __init__(self, prior: PriorNetwork, context: FrameContext, source: SymbolSource, live_fraction: float) -> None:
+        self.prior, self.context, self.source = prior, context, source
+        self.device = context.predicted.device
+        self.steps = whole_steps(context.qp, self.device)
+        self.h, self.w = context.predicted.shape[1:]
+        self.kind = torch.tensor([context.kind], device=self.device)
+        self.qp = torch.tensor([context.qp], device=self.device)
+        inputs = [log_steps(context.predicted, self.steps)[None], log_magnitude(context.vectors)[None], context.field]
+        if context.state is not None:
+            inputs.append(context.state)
+        self.features = prior.begin(torch.cat(inputs, dim=1), self.kind, self.qp)
+        self.lossless = context.qp == LOSSLESS_QP
+        self.lowest = 1 if self.lossless else 0
+        self.live = _CHANNELS if self.lossless else live_channels(live_fraction, context.qp)
+        self.coefficients = torch.zeros(_CHANNELS, self.h, self.w, dtype=torch.int32, device=self.device)
+        self.slopes = torch.zeros(0)
+
+    def code_group(self, group: int) -> None:
+        """Code one group and take it in."""
+        size = GROUP_SIZES[group]
+        symbols = torch.zeros(size, self.h * self.w, dtype=torch.int32, device=self.device)
+        if group == 0 and self.context.kind == 0:
+            self._code_pyramid(symbols)
         else:
-            whole_mean = torch.zeros(size, h, w, dtype=torch.int32, device=device)
-            if group:
-                signed = torch.cat([signed_steps_fixed(coefficients[:start], steps[:start])[None], slopes], dim=1)
-                mean = prior.mean(state, group, signed, arithmetic)[0]
-                scaled = mean.long() * steps[start : start + size]
-                whole_mean = torch.div(scaled + ONE // 2, ONE, rounding_mode="floor").int()
-            base = prior.group_base(group, kind, qp, arithmetic)
-            index = fixed_scale_index(prior.scale_index(state, group, base, arithmetic)[0], lowest, SCALE_COUNT - 1)
-            index[max(live - start, 0) :] = 0
-            found = source.exchange(index, whole_mean, Channels(start, start + size))
-            symbols[start : start + size] = found
-            coefficients[start : start + size] = _clamp(whole_mean + found * steps[start : start + size])
-        if group + 1 < len(GROUP_SIZES):
-            here = coefficients[start : start + size]
-            if group == 0:
-                slopes = signed_steps_fixed(dc_slopes(here[None]), steps[:size].repeat(4, 1, 1))
-            seen = log_magnitude_fixed(symbols[start : start + size])[None]
-            values = signed_steps_fixed(symbols[start : start + size], 1)[None]
-            state = prior.advance(state, group, seen, values, arithmetic)
-    return FrameSymbols(coefficients, symbols)
+            self._code_map(group, symbols)
+        if group == 0:
+            here = self.coefficients[:size]
+            self.slopes = signed_units(dc_slopes(here[None]), self.steps[:size].repeat(4, 1, 1))
+        if group < len(self.prior.learn):
+            seen = seen_symbols(symbols.view(1, size, self.h, self.w))
+            self.features = self.prior.advance(self.features, group, seen)
 
+    def _code_map(self, group: int, symbols: Tensor) -> None:
+        size, start = GROUP_SIZES[group], GROUP_STARTS[group]
+        predicted, fraction = self._means(group)
+        base = self.prior.group_base(group, self.kind, self.qp)
+        everywhere = torch.arange(self.h * self.w, device=self.device)
+        halves = self.prior.in_halves(group)
+        parts = checkerboard(self.h, self.w, self.device) if halves else (everywhere,)
+        features = self.features
+        for number, flat in enumerate(parts):
+            if number:
+                known = log_magnitude(symbols.view(1, size, self.h, self.w))
+                features = self.prior.second_half(features, group, known)
+            raw = self.prior.scale_index(features, group, base)[0].flatten(1)
+            index = whole_index(raw[:, flat], self.lowest)
+            index[max(self.live - start, 0) :] = 0
+            places = Places(start, start + size, flat)
+            symbols[:, flat] = self.source.exchange(index, predicted[:, flat], fraction[:, flat], places)
+        steps = self.steps[start : start + size, :, 0]
+        values = _clamp(predicted + symbols * steps).int()
+        self.coefficients[start : start + size] = values.view(size, self.h, self.w)
 
-def _code_pyramid(
-    prior: PriorNetwork,
-    arithmetic: FixedArithmetic,
-    state: Tensor,
-    qp: Tensor,
-    source: SymbolSource,
-    coefficients: Tensor,
-    symbols: Tensor,
-    lowest: int,
-    steps: Tensor,
-) -> None:
-    """Intra DC values, lattice by lattice; each is predicted from its known neighbours. Fills the first channels."""
-    size = GROUP_SIZES[0]
-    _, h, w = coefficients.shape
-    base = prior.pyramid_scale(qp, arithmetic)[0]  # (levels, 3)
-    raw = prior.scale_index(state, 0, torch.zeros_like(base[:1, :, None, None]), arithmetic)[0].flatten(1)
-    known = torch.zeros(size, h * w, dtype=torch.int64, device=coefficients.device)
-    found = torch.zeros(size, h * w, dtype=torch.int32, device=coefficients.device)
-    for part in dc_pyramid(h, w, coefficients.device):
-        mean = part.predict(known).int()
-        index = fixed_scale_index(raw[:, part.positions] + base[part.level][:, None], lowest, SCALE_COUNT - 1)
-        here = source.exchange(index, mean, Channels(0, size, part.positions))
-        found[:, part.positions] = here
-        known[:, part.positions] = _clamp(mean + here * steps[:size, 0]).long()
-    symbols[:size] = found.reshape(size, h, w)
-    coefficients[:size] = known.reshape(size, h, w).int()
+    def _means(self, group: int) -> tuple[Tensor, Tensor]:
+        """Predictions (n, h·w) int64 in the transform's units, and the sixteenths of a step that they lack."""
+        size, start = GROUP_SIZES[group], GROUP_STARTS[group]
+        if not group:
+            zeros = torch.zeros(size, self.h * self.w, dtype=torch.int64, device=self.device)
+            return zeros, zeros
+        signed = signed_units(self.coefficients[:start], self.steps[:start])[None]
+        mean = self.prior.mean(self.features, group, torch.cat([signed, self.slopes], dim=1))[0].flatten(1).long()
+        scaled = mean * self.steps[start : start + size, :, 0]
+        predicted = torch.div(scaled + STEP_UNITS // 2, STEP_UNITS, rounding_mode="floor")
+        # Lossy residuals are whole in units far below a step. Lossless ones are not: there the tables know the rest.
+        fraction = scaled - predicted * STEP_UNITS if self.lossless else torch.zeros_like(predicted)
+        return predicted, fraction
+
+    def _code_pyramid(self, symbols: Tensor) -> None:
+        """Intra DC values, lattice by lattice; each is predicted from its known neighbours."""
+        size = GROUP_SIZES[0]
+        base = self.prior.pyramid_scale(self.qp)[0]  # (levels, 3)
+        raw = self.prior.scale_index(self.features, 0, torch.zeros_like(base[:1, :, None, None]))[0].flatten(1)
+        known = torch.zeros(size, self.h * self.w, dtype=torch.int64, device=self.device)
+        for part in dc_pyramid(self.h, self.w, self.device):
+            mean = part.predict(known)
+            index = whole_index(raw[:, part.positions] + base[part.level][:, None], self.lowest)
+            found = self.source.exchange(index, mean, torch.zeros_like(mean), Places(0, size, part.positions))
+            symbols[:, part.positions] = found
+            known[:, part.positions] = _clamp(mean + found * self.steps[:size, :, 0])
+        self.coefficients[:size] = known.view(size, self.h, self.w).int()
 
 
 def _clamp(coefficients: Tensor) -> Tensor:

@@ -2,20 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
-from typing import BinaryIO, ClassVar
+from collections.abc import Iterable, Iterator
+from typing import ClassVar, get_args
 
 from torch import Tensor, nn
 
-from codec.api import Codec, EncodeOptions, FrameReport, StreamReport, TrainingConditions, TrainingOutput
+from codec.api import Codec, TrainingConditions, TrainingOutput
+from codec.container import Packet, StreamHeader
+from codec.distributions import Family, ScaleTables
+from codec.errors import UsageError
+from codec.exact.layers import ExactConv2d, ExactWideMap
 from codec.frames import Frame, VideoFormat
 from codec.innvc.config import InnVCConfig
-from codec.innvc.decoder import decode_stream
-from codec.innvc.encoder import encode_stream
+from codec.innvc.context import STEP_UNITS
+from codec.innvc.decoder import decode_frames
+from codec.innvc.encoder import encode_frames
 from codec.innvc.field import FieldDecoder, FieldEncoder
 from codec.innvc.layout import GROUP_SIZES
 from codec.innvc.prior import PriorNetwork
 from codec.innvc.training_pass import training_pass
+from codec.streams import CodedFrame, EncodeOptions
 
 # Multiply-accumulates a luma pixel outside the networks: lifting (54 shears a line of 8, two ways, with chroma) and
 # the interpolation of a moved 8x8 block (8 taps luma, 4 taps chroma).
@@ -32,25 +38,22 @@ class InnVC(Codec):
 
     def __init__(self, config: InnVCConfig) -> None:
         super().__init__(config)
+        if config.distribution not in get_args(Family):
+            raise UsageError(f"distribution '{config.distribution}' is not known; known: {', '.join(get_args(Family))}")
         self.prior = PriorNetwork(config)
         self.field_decoder = FieldDecoder(config)
         self.field_encoder = FieldEncoder(config, sum(GROUP_SIZES))
+        self.tables = ScaleTables(config.distribution, config.rounding)
+        self.lossless_tables = ScaleTables(config.distribution, 0.5, STEP_UNITS)
 
     def forward(self, luma: Tensor, chroma: Tensor, qp: Tensor, conditions: TrainingConditions) -> TrainingOutput:
         return training_pass(self, luma, chroma, qp, conditions)
 
-    def encode(
-        self,
-        frames: Iterable[Frame],
-        fmt: VideoFormat,
-        sink: BinaryIO,
-        options: EncodeOptions,
-        on_frame: Callable[[FrameReport, Frame], None] | None = None,
-    ) -> StreamReport:
-        return encode_stream(self, frames, fmt, sink, options, on_frame)
+    def encode_frames(self, frames: Iterable[Frame], fmt: VideoFormat, options: EncodeOptions) -> Iterator[CodedFrame]:
+        return encode_frames(self, frames, fmt, options)
 
-    def decode(self, source: BinaryIO) -> Iterator[Frame]:
-        return decode_stream(self, source)
+    def decode_frames(self, packets: Iterable[Packet], header: StreamHeader) -> Iterator[Frame]:
+        return decode_frames(self, packets, header)
 
     def complexity(self) -> dict[str, float]:
         network = _macs_per_pixel(self.prior) + _macs_per_pixel(self.field_decoder) + _TRANSFORM_MAC
@@ -62,6 +65,6 @@ class InnVC(Codec):
 
 
 def _macs_per_pixel(module: nn.Module) -> float:
-    """All convolutions once at 1/8 resolution, a luma pixel."""
-    layers = [m for m in module.modules() if isinstance(m, nn.Conv2d)]
-    return sum(m.weight.numel() for m in layers) / 64
+    """All convolutions once at 1/8 resolution, a luma pixel; a wide map is two passes."""
+    layers = [m for m in module.modules() if isinstance(m, ExactConv2d | ExactWideMap)]
+    return sum(m.weight.numel() * (2 if isinstance(m, ExactWideMap) else 1) for m in layers) / 64

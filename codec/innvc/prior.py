@@ -1,10 +1,11 @@
-"""The prior network: from what the decoder already has to each coefficient's mean and scale.
+"""The prior network: from what the decoder already has to each coefficient's mean and scale, in exact arithmetic.
 
-    previous symbols ─┐
-    predicted frame ──┼─ 1x1 ─ trunk ─┬───────────────┬─ ... one round a group of channels
-    vectors, field ───┘               │  group 0      │  + what group 0 turned out to be
-                                      ├─ scale index  ├─ scale index
-                                      └─ gate · (linear map of signed values) = mean
+    recurrent state, warped ─┐
+    predicted frame ─────────┼─ 1x1 ─ trunk ─┬────────────────┬─ ... one round a group ─ recurrent state
+    vectors, field ──────────┘               │  group 0       │  + what group 0 turned out to be
+                                             ├─ scale index   ├─ scale index
+                                             │   + first half │   + first half of the checkerboard
+                                             └─ scale index   └─ gate · (linear map of signed values) = mean
 
 Means enter the transform as additive couplings: a group's residual is its coefficients minus a mean computed from
 groups already quantized, so the decoder adds the very same mean back and the path stays invertible.
@@ -17,51 +18,18 @@ import math
 import torch
 from torch import Tensor, nn
 
-from codec.arithmetic import ONE, Arithmetic, FixedArithmetic
-from codec.distributions import LOG2_STEP, SMALLEST_SCALE
+from codec.distributions import LOG2_STEP, SCALE_COUNT, SMALLEST_SCALE
+from codec.exact.blocks import CheckerboardContext, ResidualBlock, TemporalState
+from codec.exact.layers import ExactConv2d, ExactQPTable, ExactWideMap
+from codec.exact.operations import GATE_ONE, add, relu, scale_by_gate
 from codec.innvc.config import InnVCConfig
 from codec.innvc.layout import GROUP_SIZES, GROUP_STARTS, ORDER, PYRAMID_LEVELS
 from codec.innvc.quantization import COARSEST_STEP
 
 FRAME_KINDS = 3  # intra; inter after intra; inter after inter
-KNOTS = 8  # learned tables hold a value every nine QPs, an octave of step size
-KNOT_SPACING = 9
 DC_DIFFERENCES = 12  # three DC channels, four neighbours
-SCALE_GAIN = 4.0  # one unit of a scale head is this many scale indices
-
-
-class ResidualBlock(nn.Module):
-    """Depthwise 3x3, 1x1, ReLU, 1x1, skip."""
-
-    def __init__(self, width: int) -> None:
-        super().__init__()
-        self.depthwise = nn.Conv2d(width, width, 3, padding=1, groups=width)
-        self.widen = nn.Conv2d(width, width, 1)
-        self.narrow = nn.Conv2d(width, width, 1)
-
-    def forward(self, x: Tensor, arithmetic: Arithmetic) -> Tensor:
-        """(B, width, h, w) → the same."""
-        inner = arithmetic.relu(arithmetic.conv(self.widen, arithmetic.conv(self.depthwise, x)))
-        return arithmetic.add(x, arithmetic.conv(self.narrow, inner))
-
-
-class QPTable(nn.Module):
-    """Learned values for every QP: knots an octave of step size apart, straight lines between."""
-
-    def __init__(self, *shape: int) -> None:
-        super().__init__()
-        self.knots = nn.Parameter(torch.zeros(KNOTS, *shape))
-
-    def forward(self, qp: Tensor, arithmetic: Arithmetic) -> Tensor:
-        """qp (B,) int64 → (B, *shape)."""
-        knots = arithmetic.table(self.knots)
-        low = torch.div(qp, KNOT_SPACING, rounding_mode="floor")
-        high = (low + 1).clamp_max(KNOTS - 1)
-        part = (qp - low * KNOT_SPACING).view(-1, *[1] * (knots.dim() - 1))
-        total = knots[low] * (KNOT_SPACING - part) + knots[high] * part
-        if isinstance(arithmetic, FixedArithmetic):
-            return torch.floor(total / KNOT_SPACING)  # both are whole and below 2^53, so the quotient's floor is exact
-        return total / KNOT_SPACING
+INDEX_UNITS = 16  # scale indices are computed in sixteenths
+HEAD_UNITS = 8  # one activation of a scale head is half a scale index
 
 
 class PriorNetwork(nn.Module):
@@ -71,78 +39,76 @@ class PriorNetwork(nn.Module):
         super().__init__()
         width = config.width
         channels = sum(GROUP_SIZES)
-        self.enter = nn.Conv2d(2 * channels + 2 + config.field_features, width, 1)
-        self.kind_bias = QPTable(FRAME_KINDS, width)
-        self.base_scale = QPTable(FRAME_KINDS, channels)
-        self.pyramid_scale = QPTable(PYRAMID_LEVELS, GROUP_SIZES[0])
+        self.state = TemporalState(width, config.state_channels) if config.state_channels else None
+        self.enter = ExactConv2d(channels + 2 + config.state_channels + config.field_features, width)
+        self.kind_bias = ExactQPTable(FRAME_KINDS, width, unit=16)
+        self.base_scale = ExactQPTable(FRAME_KINDS, channels, unit=INDEX_UNITS)
+        self.pyramid_scale = ExactQPTable(PYRAMID_LEVELS, GROUP_SIZES[0], unit=INDEX_UNITS)
         self.trunk = nn.ModuleList(ResidualBlock(width) for _ in range(config.trunk_blocks))
-        self.learn = nn.ModuleList(nn.Conv2d(2 * n, width, 1) for n in GROUP_SIZES[:-1])
+        # What the last group turned out to be matters to the recurrent state alone.
+        known = GROUP_SIZES if config.state_channels else GROUP_SIZES[:-1]
+        self.learn = nn.ModuleList(ExactConv2d(2 * n, width) for n in known)
         self.rounds = nn.ModuleList(
-            nn.ModuleList(ResidualBlock(width) for _ in range(config.group_blocks)) for _ in GROUP_SIZES[:-1]
+            nn.ModuleList(ResidualBlock(width) for _ in range(config.group_blocks)) for _ in known
         )
-        self.scale_heads = nn.ModuleList(nn.Conv2d(width, n, 1) for n in GROUP_SIZES)
+        self.halves = nn.ModuleList(CheckerboardContext(n, width) for n in GROUP_SIZES[: config.checkerboard_groups])
+        self.scale_heads = nn.ModuleList(ExactConv2d(width, n) for n in GROUP_SIZES)
         # Group 0 has no earlier group to learn a mean from. Without bias, nothing coded means nothing added: a mean
         # that moved coefficients by itself would do so again in each frame of a chain, and the picture would drift.
         later = list(zip(GROUP_SIZES, GROUP_STARTS, strict=True))[1:]
-        self.gate_heads = nn.ModuleList(nn.Conv2d(width, n, 1) for n, _ in later)
-        self.mean_maps = nn.ModuleList(nn.Conv2d(start + DC_DIFFERENCES, n, 1, bias=False) for n, start in later)
+        self.gate_heads = nn.ModuleList(ExactConv2d(width, n) for n, _ in later)
+        self.mean_maps = nn.ModuleList(ExactWideMap(start + DC_DIFFERENCES, n) for n, start in later)
         self._initialize()
 
-    def begin(self, inputs: Tensor, kind: Tensor, qp: Tensor, arithmetic: Arithmetic) -> Tensor:
-        """The state before group 0: inputs (B, 194 + field features, h, w), kind and qp (B,)."""
-        bias = self.kind_bias(qp, arithmetic)[torch.arange(len(qp), device=qp.device), kind]
-        state = arithmetic.relu(arithmetic.add(arithmetic.conv(self.enter, inputs), bias[:, :, None, None]))
+    def begin(self, inputs: Tensor, kind: Tensor, qp: Tensor) -> Tensor:
+        """Features before group 0: inputs (B, 98 + state + field features, h, w) activations, kind and qp (B,)."""
+        bias = self.kind_bias(qp)[torch.arange(len(qp), device=qp.device), kind]
+        features = relu(add(self.enter(inputs), bias[:, :, None, None]))
         for block in self.trunk:
-            state = block(state, arithmetic)
-        return state
+            features = block(features)
+        return features
 
-    def advance(self, state: Tensor, group: int, magnitudes: Tensor, signed: Tensor, arithmetic: Arithmetic) -> Tensor:
-        """Take in group `group` as decoded: its log magnitudes and signed values, (B, n, h, w) each."""
-        seen = torch.cat([magnitudes, signed.abs()], dim=1)
-        state = arithmetic.add(state, arithmetic.conv(self._layer(self.learn, group), seen))
+    def advance(self, features: Tensor, group: int, seen: Tensor) -> Tensor:
+        """Take in group `group` as decoded: see `context.seen_symbols`."""
+        features = add(features, self.learn[group](seen))
         for block in self.rounds[group]:  # type: ignore[attr-defined]
-            state = block(state, arithmetic)
-        return state
+            features = block(features)
+        return features
 
-    def scale_index(self, state: Tensor, group: int, base: Tensor, arithmetic: Arithmetic) -> Tensor:
-        """Real-valued scale index of each symbol: (B, n, h, w) in activation units; base (B, n, 1, 1)."""
-        raw = arithmetic.conv(self._layer(self.scale_heads, group), state) * SCALE_GAIN
-        return raw + base
+    def in_halves(self, group: int) -> bool:
+        """Whether this group is coded in the two halves of a checkerboard."""
+        return group < len(self.halves)
 
-    def group_base(self, group: int, kind: Tensor, qp: Tensor, arithmetic: Arithmetic) -> Tensor:
-        """The learned scale index before any context: (B, n, 1, 1)."""
+    def second_half(self, features: Tensor, group: int, known: Tensor) -> Tensor:
+        """Features for the second half: known (B, n, h, w), log magnitudes of the first, zero elsewhere."""
+        return torch.as_tensor(self.halves[group](features, known))
+
+    def scale_index(self, features: Tensor, group: int, base: Tensor) -> Tensor:
+        """Scale index of each symbol in sixteenths: (B, n, h, w); base (B, n, 1, 1)."""
+        return torch.as_tensor(self.scale_heads[group](features) * HEAD_UNITS + base)
+
+    def group_base(self, group: int, kind: Tensor, qp: Tensor) -> Tensor:
+        """The learned scale index before any context, in sixteenths: (B, n, 1, 1)."""
         start = GROUP_STARTS[group]
-        table = self.base_scale(qp, arithmetic)[torch.arange(len(qp), device=qp.device), kind]
-        return table[:, start : start + GROUP_SIZES[group], None, None]
+        table = self.base_scale(qp)[torch.arange(len(qp), device=qp.device), kind]
+        return torch.as_tensor(table[:, start : start + GROUP_SIZES[group], None, None])
 
-    def mean(self, state: Tensor, group: int, signed: Tensor, arithmetic: Arithmetic) -> Tensor:
-        """Coupling mean of a group after the first, in quantization steps: (B, n, h, w).
+    def mean(self, features: Tensor, group: int, signed: Tensor) -> Tensor:
+        """Coupling mean of a group after the first, in sixteenths of a step: (B, n, h, w).
 
-        signed: values of the earlier groups in steps, then DC slopes, (B, start + 12, h, w).
+        signed: values of the earlier groups in sixteenths of a step, then DC slopes, (B, start + 12, h, w).
         """
-        linear = arithmetic.conv(self._layer(self.mean_maps, group - 1), signed)
-        return arithmetic.gate(linear, arithmetic.conv(self._layer(self.gate_heads, group - 1), state))
-
-    @staticmethod
-    def _layer(layers: nn.ModuleList, index: int) -> nn.Conv2d:
-        layer = layers[index]
-        assert isinstance(layer, nn.Conv2d)
-        return layer
+        return scale_by_gate(self.mean_maps[group - 1](signed), self.gate_heads[group - 1](features))
 
     def _initialize(self) -> None:
         """Start as a plain transform codec: zero means, scales as natural images roughly have them."""
-        for block in [*self.trunk, *[b for r in self.rounds for b in r]]:  # type: ignore[attr-defined]
-            nn.init.zeros_(block.narrow.bias)
-            nn.init.normal_(block.narrow.weight, std=0.02)
-        for layer in [*self.mean_maps, *self.scale_heads, *self.gate_heads]:
+        for layer in [*self.scale_heads, *self.gate_heads]:
             nn.init.zeros_(layer.weight)
-        for layer in self.scale_heads:
-            nn.init.zeros_(layer.bias)  # type: ignore[arg-type]
         for layer in self.gate_heads:
-            nn.init.constant_(layer.bias, 0.5)  # type: ignore[arg-type]
+            nn.init.constant_(layer.bias, GATE_ONE / 2 / 16)  # type: ignore[arg-type]
         spread = torch.tensor([_natural_spread(c) for c in ORDER])
         with torch.no_grad():
-            for knot in range(KNOTS):
+            for knot in range(ExactQPTable.KNOTS):
                 step = COARSEST_STEP * 2.0**-knot
                 for kind, share in enumerate((1.0, 0.25, 0.25)):
                     self.base_scale.knots[knot, kind] = _scale_index(spread * share / step)
@@ -163,6 +129,6 @@ def _scale_index(scale: Tensor) -> Tensor:
     return torch.log2(scale.clamp_min(SMALLEST_SCALE) / SMALLEST_SCALE) / LOG2_STEP
 
 
-def fixed_scale_index(raw: Tensor, lowest: int, highest: int) -> Tensor:
-    """Round real-valued indices in fixed point to the table's index, int64."""
-    return torch.floor(raw / ONE + 0.5).clamp(lowest, highest).long()
+def whole_index(raw: Tensor, lowest: int) -> Tensor:
+    """Round scale indices in sixteenths to the tables' index, int64, lowest..63."""
+    return torch.floor(raw / INDEX_UNITS + 0.5).clamp(lowest, SCALE_COUNT - 1).long()

@@ -7,24 +7,27 @@ each other.
 
 from __future__ import annotations
 
-import math
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from codec.api import TrainingConditions, TrainingOutput
-from codec.arithmetic import FloatArithmetic
-from codec.distributions import LOG2_STEP, SCALE_COUNT, SMALLEST_SCALE
+from codec.distributions import scale_bits
+from codec.exact.blocks import checkerboard
 from codec.innvc.context import (
+    STEP_UNITS,
     dc_slopes,
     from_order,
-    log_magnitude_float,
-    signed_steps_float,
+    log_magnitude,
+    log_real,
+    seen_symbols,
+    signed_real,
     to_order,
 )
 from codec.innvc.field import LARGEST_VALUE, Field
 from codec.innvc.layout import GROUP_SIZES, GROUP_STARTS, ORDER, dc_pyramid, live_channels
+from codec.innvc.prior import INDEX_UNITS
 from codec.innvc.quantization import LOSSLESS_QP, channel_step_sizes, frame_qp, quantize_float, step_size
 from codec.lifting import float_inverse, float_transform
 from codec.motion_coding import estimate_motion_bits
@@ -45,19 +48,6 @@ def vector_weight(step: Tensor) -> Tensor:
     return 0.4 * step * (1 + step / 40)
 
 
-def laplace_bits(symbols: Tensor, index: Tensor, rounding: Tensor) -> Tensor:
-    """Bits of symbols under a Laplace of real-valued scale index; the quantizer's rounding offset is broadcast.
-
-    Tails are written in the log domain: differences of exponentials would give NaN gradients.
-    """
-    clamped = index + (index.clamp(0, SCALE_COUNT - 1) - index).detach()  # the gradient passes the clamp
-    scale = SMALLEST_SCALE * torch.exp2(LOG2_STEP * clamped)
-    zero = -torch.log2(-torch.expm1(-(1 - rounding) / scale))
-    inside = -torch.log2(-torch.expm1(-1 / scale))
-    other = 1 + (symbols.abs() - rounding) / (scale * math.log(2)) + inside
-    return torch.where(symbols.detach().abs() < 0.5, zero, other)
-
-
 def training_pass(
     codec: InnVC, luma: Tensor, chroma: Tensor, qp: Tensor, conditions: TrainingConditions
 ) -> TrainingOutput:
@@ -70,7 +60,7 @@ def training_pass(
     ]
     field, field_bits = _propose_field(codec, luma_f, chroma_f, passes[0].qp, passes[0].step, conditions.field_dropout)
     reference: tuple[Tensor, Tensor] | None = None
-    symbols = vectors = None
+    state = vectors = None
     outputs = []
     for t in range(frames):
         y, uv = luma_f[:, t], chroma_f[:, t]
@@ -87,8 +77,8 @@ def training_pass(
                 predicted = compensate(*reference, vectors)
                 motion_bits = estimate_motion_bits(motion).to(luma.device)
         assert vectors is not None
-        features = codec.field_decoder(field, t % codec.config.segment_frames, height // 8, width // 8, coder.floats)
-        bits, sse, symbols, residual = coder.run(min(t, 2), (y, uv), predicted, symbols, vectors, features)
+        features = codec.field_decoder(field, t % codec.config.segment_frames, height // 8, width // 8)
+        bits, sse, state, residual = coder.run(min(t, 2), (y, uv), predicted, state, vectors, features)
         with torch.no_grad():
             planes = float_inverse(from_order(residual * coder.step))
             reference = tuple(  # type: ignore[assignment]
@@ -106,11 +96,11 @@ def training_pass(
 
 
 class _FramePass:
-    """The float twin of `frame_coding.code_coefficients`, for a batch."""
+    """The float twin of `frame_coding.code_coefficients`, for a batch. The prior is the very same network."""
 
     def __init__(self, codec: InnVC, qp: Tensor, mask_fraction: float) -> None:
         self.prior, self.qp, self.step = codec.prior, qp, channel_step_sizes(qp)
-        self.floats = FloatArithmetic()
+        self.family = codec.config.distribution
         rounding = torch.where(qp == LOSSLESS_QP, 0.5, codec.config.rounding)
         self.rounding = rounding.view(-1, 1, 1, 1)
         live = torch.tensor([live_channels(mask_fraction, int(q)) for q in qp], device=qp.device)
@@ -122,55 +112,72 @@ class _FramePass:
         kind: int,
         planes: tuple[Tensor, Tensor],
         predicted: tuple[Tensor, Tensor],
-        previous: Tensor | None,
+        state: Tensor | None,
         vectors: Tensor,
-        features: Tensor,
-    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """One frame → bits (B,), weighted squared error (B,), symbols and residual in steps (B, 96, h, w)."""
-        floats, prior = self.floats, self.prior
+        field: Tensor,
+    ) -> tuple[Tensor, Tensor, Tensor | None, Tensor]:
+        """One frame → bits (B,), weighted squared error (B,), recurrent state, residual in steps (B, 96, h, w)."""
+        prior = self.prior
         target = to_order(float_transform(planes[0] - predicted[0], planes[1] - predicted[1])) / self.step
         guess = to_order(float_transform(predicted[0] - 128, predicted[1] - 128)) / self.step
-        before = previous if kind == 2 and previous is not None else torch.zeros_like(target)
-        inputs = [log_magnitude_float(before), log_magnitude_float(guess), log_magnitude_float(vectors), features]
+        inputs = [log_real(guess), log_magnitude(vectors), field]
+        moved = None
+        if prior.state is not None:
+            batch, _, h, w = target.shape
+            start = prior.state.empty(batch, h, w, target.device)
+            moved = start if kind == 0 or state is None else prior.state.move(state, vectors)
+            inputs.append(moved)
         kinds = torch.full_like(self.qp, kind)
-        state = prior.begin(torch.cat(inputs, dim=1), kinds, self.qp, floats)
+        features = prior.begin(torch.cat(inputs, dim=1), kinds, self.qp)
         bits: list[Tensor] = []
-        symbols: list[Tensor] = []
         coefficients: list[Tensor] = []
         slopes = torch.zeros(0)
-        for group, (size, start) in enumerate(zip(GROUP_SIZES, GROUP_STARTS, strict=True)):
-            wanted = target[:, start : start + size]
+        for group, (size, start_channel) in enumerate(zip(GROUP_SIZES, GROUP_STARTS, strict=True)):
+            part = slice(start_channel, start_channel + size)
             if group == 0 and kind == 0:
-                cost, found, value = self._pyramid(state, wanted)
+                cost, found, value = self._pyramid(features, target[:, part])
             else:
-                mean = torch.zeros_like(wanted)
+                mean = torch.zeros_like(target[:, part])
                 if group:
-                    signed = torch.cat([signed_steps_float(torch.cat(coefficients, dim=1)), slopes], dim=1)
-                    mean = prior.mean(state, group, signed, floats)
-                base = prior.group_base(group, kinds, self.qp, floats)
-                index = prior.scale_index(state, group, base, floats)
-                alive = self.alive[:, start : start + size]
-                residual = wanted - mean
-                found = quantize_float(residual, self.rounding) * alive
-                through = residual + (found - residual).detach()
-                cost = (laplace_bits(through, index, self.rounding) * alive).sum((1, 2, 3))
+                    signed = signed_real(torch.cat([*coefficients, slopes], dim=1))
+                    mean = prior.mean(features, group, signed) / STEP_UNITS
+                cost, found = self._group(features, group, kinds, target[:, part] - mean, self.alive[:, part])
                 value = mean + found
             bits.append(cost)
-            symbols.append(found)
             coefficients.append(value)
-            if group + 1 < len(GROUP_SIZES):
-                if group == 0:
-                    slopes = signed_steps_float(dc_slopes(value.detach()))
-                state = prior.advance(state, group, log_magnitude_float(found), signed_steps_float(found), floats)
+            if group == 0:
+                slopes = dc_slopes(value.detach())
+            if group < len(prior.learn):
+                features = prior.advance(features, group, seen_symbols(found))
         decoded = torch.cat(coefficients, dim=1)
         error = ((target - decoded) * self.step).square() * self.weight
         sse = error.sum((1, 2, 3))
-        return torch.stack(bits).sum(0), sse, torch.cat(symbols, dim=1), decoded.detach()
+        renewed = None if prior.state is None or moved is None else prior.state.renew(moved, features)
+        return torch.stack(bits).sum(0), sse, renewed, decoded.detach()
 
-    def _pyramid(self, state: Tensor, wanted: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def _group(
+        self, features: Tensor, group: int, kinds: Tensor, residual: Tensor, alive: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Bits (B,) and symbols (B, n, h, w) of a group's residual in steps."""
+        found = quantize_float(residual, self.rounding) * alive
+        base = self.prior.group_base(group, kinds, self.qp)
+        index = self.prior.scale_index(features, group, base)
+        if self.prior.in_halves(group):
+            h, w = residual.shape[2:]
+            second = torch.zeros(h * w, device=residual.device)
+            second[checkerboard(h, w, residual.device)[1]] = 1
+            second = second.view(h, w)
+            known = log_magnitude(found) * (1 - second)
+            later = self.prior.scale_index(self.prior.second_half(features, group, known), group, base)
+            index = torch.where(second > 0, later, index)
+        through = residual + (found - residual).detach()
+        cost = scale_bits(self.family, through, index / INDEX_UNITS, self.rounding) * alive
+        return cost.sum((1, 2, 3)), found
+
+    def _pyramid(self, features: Tensor, wanted: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         batch, _, h, w = wanted.shape
-        base = self.prior.pyramid_scale(self.qp, self.floats)
-        raw = self.prior.scale_index(state, 0, torch.zeros_like(base[:, 0, :, None, None]), self.floats).flatten(2)
+        base = self.prior.pyramid_scale(self.qp)
+        raw = self.prior.scale_index(features, 0, torch.zeros_like(base[:, 0, :, None, None])).flatten(2)
         flat, rounding = wanted.flatten(2), self.rounding[:, :, :, 0]
         known, found = torch.zeros_like(flat), torch.zeros_like(flat)
         bits = torch.zeros(batch, device=wanted.device)
@@ -179,7 +186,7 @@ class _FramePass:
             residual = flat[:, :, part.positions] - mean
             symbols = quantize_float(residual, rounding)
             index = raw[:, :, part.positions] + base[:, part.level, :, None]
-            bits = bits + laplace_bits(symbols, index, rounding).sum((1, 2))
+            bits = bits + scale_bits(self.family, symbols, index / INDEX_UNITS, rounding).sum((1, 2))
             found[:, :, part.positions] = symbols
             known[:, :, part.positions] = mean + symbols
         return bits, found.reshape(wanted.shape), known.reshape(wanted.shape)
@@ -192,12 +199,17 @@ def field_inputs(luma: Tensor, chroma: Tensor, step: Tensor, intra: bool) -> tup
     """
     batch, frames = luma.shape[:2]
     first = to_order(float_transform(luma[:, 0] - 128, chroma[:, 0] - 128)) / step
-    texture = log_magnitude_float(first) if intra else torch.zeros_like(first)
+    texture = _log2(first) if intra else torch.zeros_like(first)
     if frames == 1:
         return texture, texture.new_zeros(batch, 0, *texture.shape[1:])
     moves = (luma[:, 1:] - luma[:, :-1]).flatten(0, 1), (chroma[:, 1:] - chroma[:, :-1]).flatten(0, 1)
     change = to_order(float_transform(*moves)).unflatten(0, (batch, frames - 1)) / step[:, None]
-    return texture, log_magnitude_float(change)
+    return texture, _log2(change)
+
+
+def _log2(steps: Tensor) -> Tensor:
+    """log2(1 + |v|). Only an encoder looks at it, so floats will do."""
+    return torch.log2(1 + steps.abs())
 
 
 def _propose_field(
@@ -209,14 +221,14 @@ def _propose_field(
     proposed = codec.field_encoder(texture, change, qp)
     # What the encoder may decide later is met in training: no field at all, or the whole-picture level alone.
     draw = torch.rand(len(qp), device=qp.device)
-    floats, half = FloatArithmetic(), torch.tensor(0.5, device=qp.device)
     field: Field = []
     bits = torch.zeros(len(qp), device=qp.device)
-    for number, (grid, scales) in enumerate(zip(proposed, codec.field_decoder.scales, strict=True)):
+    decoder = codec.field_decoder
+    for number, grid in enumerate(proposed):
         kept = (draw >= (dropout if number == 0 else 2 * dropout)).float()
         limited = grid.clamp(-LARGEST_VALUE, LARGEST_VALUE)
         whole = limited + (torch.round(limited) - limited).detach()
-        index = scales(qp, floats)[:, None, :, None, None]
-        bits = bits + laplace_bits(whole, index, half).flatten(1).sum(1) * kept
+        rows = decoder.rows(number, qp)[:, None, :, None, None].expand(whole.shape)
+        bits = bits + decoder.tables.bits(whole, rows).flatten(1).sum(1) * kept
         field.append(whole * kept.view(-1, 1, 1, 1, 1))
     return field, bits

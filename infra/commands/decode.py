@@ -2,16 +2,27 @@
 
 from __future__ import annotations
 
+import os
+import stat
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, BinaryIO
 
 import typer
 
 from codec.errors import StreamError, UsageError
-from infra.console import console, progress
+from infra.console import progress
+from infra.standard_streams import is_pipe, messages, open_stream, shown_name, standard_output
 
 if TYPE_CHECKING:
     from codec.container import StreamHeader
+    from codec.frames import VideoFormat
+    from pipeline.video_files import VideoWriter
+    from pipeline.y4m import Y4MSink
+
+_LOOK_EVERY = 0.1  # seconds between two looks at a growing file
 
 
 def register(app: typer.Typer) -> None:
@@ -19,45 +30,97 @@ def register(app: typer.Typer) -> None:
     app.command(
         "decode",
         help="Decode a .brl stream to .y4m, .yuv, .mp4 or .mkv, losslessly. .y4m and .yuv carry no colour matrix.",
-        epilog="Example: bitreel decode clip.brl clip.y4m",
+        epilog="Examples: bitreel decode clip.brl clip.y4m · bitreel decode clip.brl - --from-frame 1000 | ffplay -",
     )(decode_command)
 
 
 def decode_command(
-    stream: Annotated[Path, typer.Argument(metavar="IN.brl")],
-    out: Annotated[Path, typer.Argument(metavar="OUT.(y4m|yuv|mp4|mkv)")],
+    stream: Annotated[Path, typer.Argument(metavar="IN.brl", help="A file, or - (stdin).")],
+    out: Annotated[Path, typer.Argument(metavar="OUT.(y4m|yuv|mp4|mkv)", help="A file, or - (Y4M on stdout).")],
     model: Annotated[
         str | None, typer.Option(help="The model; without, the registry is asked for the one the stream names.")
     ] = None,
     device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
+    from_frame: Annotated[
+        int, typer.Option(min=0, metavar="N", help="Begin with frame N; decoding begins at the intra frame before.")
+    ] = 0,
+    frames: Annotated[int | None, typer.Option(min=1, help="At most this many frames.")] = None,
+    follow: Annotated[
+        float | None,
+        typer.Option(
+            min=0,
+            metavar="SECONDS",
+            help="The stream may still be growing: wait up to so long for more, then keep what is there.",
+        ),
+    ] = None,
 ) -> None:
-    """The video appears only when the whole stream was decoded and found sound."""
+    """A file appears only when the stream was found sound up to its end (with --follow: up to where it has come);
+    standard output gets each frame as it is decoded."""
     from codec.api import load_codec
-    from codec.container import END, read_header, read_packets
+    from codec.stream_reader import StreamReader
     from infra.registry import resolve_model
-    from pipeline.video_files import SUFFIXES, open_writer
 
-    if out.suffix.lower() not in SUFFIXES:
-        raise UsageError(f"can't write '{out}': the name must end in {', '.join(SUFFIXES)}")
-    if not stream.is_file():
-        raise UsageError(f"no stream at '{stream}'")
+    _check_name(out)
+    count = 0
     try:
-        with stream.open("rb") as source:
-            header = read_header(source)
-            count = sum(packet.kind != END for packet in read_packets(source))
-        folder = resolve_model(model) if model else _named_model(header)
-        codec = load_codec(folder, device)
-        if codec.model_hash()[:16] != header.model_hash:
-            raise StreamError(
-                f"made by another model ({_identity(header)}) than the given one "
-                f"(hash {codec.model_hash().hex()[:12]}); give the right one with --model"
-            )
-        with stream.open("rb") as source, open_writer(out, header.format) as writer, progress() as bar:
-            for frame in bar.track(codec.decode(source), total=count, description="decode"):
-                writer.write(frame)
+        with open_stream(stream) as source:
+            reader = StreamReader(source, None if follow is None else _patience(source, follow))
+            codec = load_codec(resolve_model(model) if model else _named_model(reader.header), device)
+            decoded = codec.decode(reader, from_frame, frames)
+            frame = next(decoded, None)
+            if frame is None:
+                raise StreamError("it holds no whole frame yet")
+            with _open_writer(out, reader.header.format) as writer, progress() as bar:
+                limits = [frames, reader.frame_count and reader.frame_count - from_frame]
+                task = bar.add_task("decode", total=min((n for n in limits if n is not None), default=None))
+                while frame is not None:
+                    writer.write(frame)
+                    bar.advance(task)
+                    count += 1
+                    frame = next(decoded, None)
     except StreamError as error:
-        raise StreamError(f"{stream}: {error}") from error
-    console.print(f"{out}: {count} frames, {header.format.width}x{header.format.height}", markup=False)
+        raise StreamError(f"{shown_name(stream)}: {error}") from error
+    fmt = reader.header.format
+    cut = "" if reader.finished or count == frames else "; the stream is unfinished"
+    messages(out).print(f"{shown_name(out, output=True)}: {count} frames, {fmt.width}x{fmt.height}{cut}", markup=False)
+
+
+def _check_name(out: Path) -> None:
+    from pipeline.video_files import SUFFIXES
+
+    if out.suffix.lower() not in SUFFIXES and not is_pipe(out):
+        raise UsageError(f"can't write '{out}': the name must end in {', '.join(SUFFIXES)}")
+
+
+@contextmanager
+def _open_writer(out: Path, fmt: VideoFormat) -> Iterator[VideoWriter | Y4MSink]:
+    from pipeline.video_files import open_writer
+    from pipeline.y4m import Y4MSink
+
+    if is_pipe(out):
+        with standard_output("the video") as sink:
+            yield Y4MSink(sink, fmt)
+    else:
+        with open_writer(out, fmt) as writer:
+            yield writer
+
+
+def _patience(source: BinaryIO, seconds: float) -> Callable[[], bool]:
+    """Waits a little; gives up (False) when the file has not grown for so many seconds. A pipe's end is its end."""
+    growing = stat.S_ISREG(os.fstat(source.fileno()).st_mode)
+    size, since = -1, time.monotonic()
+
+    def wait() -> bool:
+        nonlocal size, since
+        now, length = time.monotonic(), os.fstat(source.fileno()).st_size
+        if length != size:
+            size, since = length, now
+        if not growing or now - since >= seconds:
+            return False
+        time.sleep(min(_LOOK_EVERY, seconds))
+        return True
+
+    return wait
 
 
 def _identity(header: StreamHeader) -> str:

@@ -3,27 +3,37 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, BinaryIO
 
 import typer
 
 from codec.errors import UsageError
-from infra.console import JsonOption, console, progress, write_json
+from infra.console import JsonOption, progress, write_json
+from infra.standard_streams import is_pipe, messages, shown_name, standard_input, standard_output
+
+if TYPE_CHECKING:
+    from pipeline.decoders import VideoSource
+    from pipeline.y4m import Y4MSource
 
 
 def register(app: typer.Typer) -> None:
     """Add the command."""
     app.command(
         "encode",
-        help="Encode a video to a .brl stream.",
-        epilog="Example: bitreel encode clip.mp4 clip.brl --model street-cams@champion --qp 42",
+        help="Encode a video to a .brl stream. At most 16 frames are held, which is also the delay.",
+        epilog="Examples: bitreel encode clip.mp4 clip.brl --model street-cams@champion --qp 42 · "
+        "ffmpeg -i clip.mp4 -pix_fmt yuv420p -f yuv4mpegpipe - | bitreel encode - - --model cams --qp 42 > clip.brl",
     )(encode_command)
 
 
 def encode_command(
-    video: Annotated[Path, typer.Argument(metavar="IN", help=".y4m, .yuv (with --size), or what FFmpeg opens.")],
-    out: Annotated[Path, typer.Argument(metavar="OUT.brl")],
+    video: Annotated[
+        Path, typer.Argument(metavar="IN", help=".y4m, .yuv (with --size), what FFmpeg opens, or - (Y4M on stdin).")
+    ],
+    out: Annotated[Path, typer.Argument(metavar="OUT.brl", help="A file, or - (stdout).")],
     model: Annotated[str, typer.Option(help="name@champion, name@7, models:/…, or a checkpoint folder.")],
     qp: Annotated[int, typer.Option(help="Quality: 0 (fewest bits) to 63 (best).")],
     frames: Annotated[int | None, typer.Option(min=1, help="At most this many frames.")] = None,
@@ -33,51 +43,72 @@ def encode_command(
     pix_fmt: Annotated[str | None, typer.Option(help="Pixel format of a raw .yuv file (yuv420p).")] = None,
     json_path: JsonOption = None,
 ) -> None:
-    """Write to another name, rename when whole."""
-    from codec.api import QP_COUNT, EncodeOptions, FrameReport, load_codec
-    from codec.atomic_files import blaming, commit, unfinished_path
-    from codec.frames import Frame
+    """A file appears when it is whole; standard output gets each packet as it is made."""
+    from codec.api import QP_COUNT, EncodeOptions, load_codec
+    from codec.streams import write_chunks
     from infra.registry import resolve_model
-    from pipeline.decoders import open_video
 
     if not 0 <= qp < QP_COUNT:
         raise UsageError(f"--qp {qp}: must lie in 0..{QP_COUNT - 1}")
     if intra_period != -1 and intra_period < 1:
         raise UsageError(f"--intra-period {intra_period}: must be -1 (one intra frame) or 1 and more")
-    if out.suffix != ".brl":
+    if out.suffix != ".brl" and not is_pipe(out):
         raise UsageError(f"'{out}': a stream's name must end in .brl")
     codec = load_codec(resolve_model(model), device)
-    with blaming(out):
-        out.parent.mkdir(parents=True, exist_ok=True)
-    temporary = unfinished_path(out)
-    try:
-        with (
-            blaming(out),
-            open_video(video, parse_size(size), pix_fmt) as source,
-            progress() as bar,
-            temporary.open("wb") as sink,
-        ):
-            task = bar.add_task("encode", total=frames)
-
-            def on_frame(report: FrameReport, frame: Frame) -> None:
+    header_bytes = total_bytes = field_bytes = count = 0
+    options = EncodeOptions(qp=qp, intra_period=intra_period)
+    with _open_sink(out) as sink, _open_source(video, parse_size(size), pix_fmt) as source, progress() as bar:
+        fmt = source.format
+        task = bar.add_task("encode", total=frames)
+        chunks = codec.encode_stream(itertools.islice(source, frames), fmt, options)
+        for chunk in write_chunks(chunks, sink, count_in_header=not is_pipe(out)):
+            sink.flush()
+            header_bytes = header_bytes or len(chunk.data)
+            total_bytes += len(chunk.data)
+            if chunk.report is not None:
+                count, field_bytes = count + 1, field_bytes + chunk.report.field_bytes
                 bar.advance(task)
-
-            options = EncodeOptions(qp=qp, intra_period=intra_period)
-            report = codec.encode(itertools.islice(source, frames), source.format, sink, options, on_frame)
-            fmt = source.format
-        with blaming(out):
-            commit(temporary, out)
-    finally:
-        temporary.unlink(missing_ok=True)
-    count = len(report.frames)
-    bpp = 8 * report.bytes / (fmt.width * fmt.height * count)
-    console.print(f"{out}: {count} frames, {report.bytes} bytes, {bpp:.4f} bits per pixel", markup=False)
+    bpp = 8 * total_bytes / (fmt.width * fmt.height * count)
+    name = shown_name(out, output=True)
+    messages(out).print(f"{name}: {count} frames, {total_bytes} bytes, {bpp:.4f} bits per pixel", markup=False)
     figures = {
-        "file": str(out), "frames": count, "bytes": report.bytes, "bpp": bpp, "qp": qp, "width": fmt.width,
-        "height": fmt.height, "header_bytes": report.header_bytes, "field_bytes": report.field_bytes,
+        "file": name, "frames": count, "bytes": total_bytes, "bpp": bpp, "qp": qp, "width": fmt.width,
+        "height": fmt.height, "header_bytes": header_bytes, "field_bytes": field_bytes,
         "model_hash": codec.model_hash().hex(),
     }  # fmt: skip
     write_json(json_path, figures)
+
+
+@contextmanager
+def _open_source(video: Path, size: tuple[int, int] | None, pix_fmt: str | None) -> Iterator[VideoSource | Y4MSource]:
+    from pipeline.decoders import open_video
+    from pipeline.y4m import Y4MSource
+
+    if is_pipe(video):
+        yield Y4MSource(standard_input("a Y4M video"))
+    else:
+        with open_video(video, size, pix_fmt) as source:
+            yield source
+
+
+@contextmanager
+def _open_sink(out: Path) -> Iterator[BinaryIO]:
+    """Standard output, or a file under another name that is renamed when all went well."""
+    from codec.atomic_files import blaming, commit, unfinished_path
+
+    if is_pipe(out):
+        with standard_output("the stream") as sink:
+            yield sink
+        return
+    with blaming(out):
+        out.parent.mkdir(parents=True, exist_ok=True)
+        temporary = unfinished_path(out)
+        try:
+            with temporary.open("wb") as sink:
+                yield sink
+            commit(temporary, out)
+        finally:
+            temporary.unlink(missing_ok=True)
 
 
 def parse_size(text: str | None) -> tuple[int, int] | None:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
-from codec.errors import StreamError, UsageError
+from codec.errors import StreamError
 from infra.console import JsonOption, console, write_json
+from infra.standard_streams import open_stream, shown_name
 
 
 def register(app: typer.Typer) -> None:
@@ -20,42 +21,54 @@ def register(app: typer.Typer) -> None:
     )(inspect_command)
 
 
-def inspect_command(stream: Annotated[Path, typer.Argument(metavar="FILE.brl")], json_path: JsonOption = None) -> None:
+def inspect_command(
+    stream: Annotated[Path, typer.Argument(metavar="FILE.brl", help="A file, or - (stdin).")],
+    json_path: JsonOption = None,
+) -> None:
     """Read the container; no model is needed."""
     from rich.table import Table
 
-    from codec.container import END, read_header, read_packets
+    from codec.container import END
+    from codec.stream_reader import StreamReader
 
-    if not stream.is_file():
-        raise UsageError(f"no stream at '{stream}'")
+    rows: list[dict[str, Any]] = []
+    size = 0
     try:
-        with stream.open("rb") as source:
-            header = read_header(source)
-            header_bytes = source.tell()
-            packets = list(read_packets(source))
+        with open_stream(stream) as source:
+            reader = StreamReader(source)
+            for p in reader.packets():
+                size = p.offset + p.bytes
+                if p.kind != END:
+                    rows.append(
+                        {"index": p.index, "type": p.frame_type, "qp": p.qp, "bytes": p.bytes,
+                         "payload_bytes": len(p.payload)}
+                    )  # fmt: skip
     except StreamError as error:
-        raise StreamError(f"{stream}: {error}") from error
-    frames = [p for p in packets if p.kind != END]
+        raise StreamError(f"{shown_name(stream)}: {error}") from error
+    header, index = reader.header, reader.index
+    assert index is not None
     fmt = header.format
-    size = stream.stat().st_size
     pixels = fmt.width * fmt.height
     figures = {
-        "file": str(stream), "version": header.version, "codec": header.codec, "model_name": header.model_name,
+        "file": shown_name(stream), "version": header.version, "codec": header.codec, "model_name": header.model_name,
         "model_hash": header.model_hash.hex(), "width": fmt.width, "height": fmt.height, "fps": str(fmt.fps),
-        "matrix": fmt.matrix, "full_range": fmt.full_range, "frame_count": len(frames), "bytes": size,
-        "header_bytes": header_bytes, "bpp": 8 * size / (pixels * len(frames)) if frames else None,
-        "frames": [
-            {"index": p.index, "type": p.frame_type, "qp": p.qp, "bytes": p.bytes, "payload_bytes": len(p.payload)}
-            for p in frames
+        "matrix": fmt.matrix, "full_range": fmt.full_range, "segment_frames": header.segment_frames,
+        "frame_count": len(rows), "intra_frames": len(index.starts), "bytes": size,
+        "header_bytes": reader.header_bytes, "bpp": 8 * size / (pixels * len(rows)),
+        "frames": rows,
+        "index": [
+            {"frame": start, "offset": offset, "checksum": f"{checksum:08x}"}
+            for start, offset, checksum in zip(index.starts, index.offsets, index.checksums, strict=True)
         ],
     }  # fmt: skip
     for key, value in figures.items():
-        if key != "frames":
-            console.print(f"{key.replace('_', ' '):13} {value}", markup=False, soft_wrap=True)
+        if key not in ("frames", "index"):
+            console.print(f"{key.replace('_', ' '):14} {value}", markup=False, soft_wrap=True)
     table = Table("frame", "type", "QP", "bits", "bits per pixel")
     for column in (0, 2, 3, 4):
         table.columns[column].justify = "right"
-    for p in frames:
-        table.add_row(str(p.index), p.frame_type, str(p.qp), str(8 * p.bytes), f"{8 * p.bytes / pixels:.4f}")
+    for row in rows:
+        bits = 8 * row["bytes"]
+        table.add_row(str(row["index"]), row["type"], str(row["qp"]), str(bits), f"{bits / pixels:.4f}")
     console.print(table)
     write_json(json_path, figures)

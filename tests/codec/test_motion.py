@@ -1,10 +1,20 @@
 """Motion: known shifts are found, vectors survive coding, prediction is whole numbers."""
 
+from __future__ import annotations
+
+import subprocess
+import sys
+from itertools import islice
+from pathlib import Path
+
+import av
+import numpy as np
 import pytest
 import torch
 
 from codec.entropy_coding import SymbolDecoder, SymbolEncoder
-from codec.motion_coding import decode_motion, encode_motion
+from codec.errors import BitreelError, StreamError
+from codec.motion_coding import decode_motion, encode_motion, estimate_motion_bits
 from codec.motion_compensation import compensate
 from codec.motion_search import Motion, SearchSettings, search_motion
 
@@ -42,15 +52,108 @@ def test_prediction_is_whole_numbers_and_repeats_the_border() -> None:
     assert torch.equal(uv, torch.round(uv))
 
 
-def test_motion_survives_coding() -> None:
-    generator = torch.Generator().manual_seed(3)
-    split = torch.rand(1, 5, 7, generator=generator) < 0.4
-    vectors = torch.randint(-300, 300, (1, 2, 5, 7), generator=generator)
+def _random_motion(rows: int, columns: int, largest: int, seed: int) -> Motion:
+    """Vectors of which some equal their neighbours, some blocks split."""
+    generator = torch.Generator().manual_seed(seed)
+    split = torch.rand(1, rows, columns, generator=generator) < 0.4
+    vectors = torch.randint(-largest, largest + 1, (1, 2, rows, columns), generator=generator)
+    vectors = torch.where(torch.rand(1, 1, rows, columns, generator=generator) < 0.5, vectors[:, :, :1, :1], vectors)
     wide = vectors.repeat_interleave(2, 2).repeat_interleave(2, 3)
-    own = torch.randint(-300, 300, (1, 2, 10, 14), generator=generator)
-    wide = torch.where(split.repeat_interleave(2, 1).repeat_interleave(2, 2)[:, None], own, wide)
+    own = torch.randint(-largest, largest + 1, (1, 2, 2 * rows, 2 * columns), generator=generator)
+    own = torch.where(torch.rand(1, 1, 2 * rows, 2 * columns, generator=generator) < 0.5, wide, own)
+    return Motion(torch.where(split.repeat_interleave(2, 1).repeat_interleave(2, 2)[:, None], own, wide), split)
+
+
+def _coded(motion: Motion) -> SymbolEncoder:
     coder = SymbolEncoder()
-    encode_motion(coder, Motion(wide, split))
-    back = decode_motion(SymbolDecoder(coder.finish()), 5, 7)
-    assert torch.equal(back.vectors, wide)
-    assert torch.equal(back.split, split)
+    encode_motion(coder, motion)
+    return coder
+
+
+@pytest.mark.parametrize(("rows", "columns"), [(5, 7), (1, 1), (1, 6), (6, 1)])
+@pytest.mark.parametrize("largest", [0, 1, 9, 300, 1 << 14])
+def test_motion_survives_coding(rows: int, columns: int, largest: int) -> None:
+    motion = _random_motion(rows, columns, largest, seed=rows + largest)
+    coder = _coded(motion)
+    coder.encode_uniform(3, 9)
+    payload = coder.finish()
+    decoder = SymbolDecoder(payload)
+    back = decode_motion(decoder, rows, columns)
+    assert decoder.decode_uniform(9) == 3
+    decoder.finish()
+    assert torch.equal(back.vectors, motion.vectors)
+    assert torch.equal(back.split, motion.split)
+    assert coder.estimated_bits - 4 < len(payload) * 8 < coder.estimated_bits + 32
+
+
+def test_motion_that_no_stream_holds_is_refused() -> None:
+    motion = _random_motion(3, 3, 1 << 14, seed=0)
+    motion.vectors[0, 1, 0, 0] = (1 << 14) + 1
+    motion.split[0, 0, 0] = True
+    with pytest.raises(BitreelError, match="outside the picture"):
+        _coded(motion)
+    motion = Motion(torch.zeros(1, 2, 4, 4, dtype=torch.int64), torch.zeros(1, 2, 2, dtype=torch.bool))
+    motion.vectors[0, 0, 3, 3] = 1
+    with pytest.raises(BitreelError, match="not split"):
+        _coded(motion)
+
+
+def test_any_bytes_give_motion_or_are_refused() -> None:
+    generator = np.random.default_rng(0)
+    payload = _coded(_random_motion(6, 8, 40, seed=1)).finish()
+    refused = 0
+    for trial in range(600):
+        damaged = bytearray(generator.bytes(int(generator.integers(0, 400))) if trial % 2 else payload)
+        if damaged:
+            damaged[int(generator.integers(len(damaged)))] ^= 1 << int(generator.integers(8))
+        try:
+            motion = decode_motion(SymbolDecoder(bytes(damaged)), 6, 8)
+            assert int(motion.vectors.abs().max()) <= 1 << 14
+        except StreamError:
+            refused += 1
+    assert refused > 0
+
+
+def test_a_still_frame_costs_a_few_bytes() -> None:
+    still = Motion(torch.zeros(1, 2, 2 * 68, 2 * 120, dtype=torch.int64), torch.zeros(1, 68, 120, dtype=torch.bool))
+    assert len(_coded(still).finish()) <= 8  # 1080p
+
+
+def test_estimate_is_what_coding_takes() -> None:
+    motions = [_random_motion(16, 16, largest, seed=largest) for largest in (0, 3, 40, 1000)]
+    batch = Motion(torch.cat([m.vectors for m in motions]), torch.cat([m.split for m in motions]))
+    estimates = estimate_motion_bits(batch)
+    assert estimates.dtype == torch.float32
+    for motion, estimate in zip(motions, estimates.tolist(), strict=True):
+        assert estimate == pytest.approx(_coded(motion).estimated_bits, rel=0.02, abs=4)
+
+
+def test_estimate_is_what_coding_real_motion_takes(real_clips: Path) -> None:
+    known = 0
+    for name in ("foreman.mkv", "dogs_jump.mp4", "akiyo.mkv"):
+        if not (real_clips / name).is_file():
+            continue
+        with av.open(str(real_clips / name)) as container:
+            frames = [frame.to_ndarray(format="gray") for frame in islice(container.decode(video=0), 3)]
+        luma = torch.from_numpy(np.stack(frames)).float()[:, :192, :256]
+        for weight in (2.0, 30.0):
+            motion = search_motion(luma[1:], luma[:-1], torch.full((2,), weight), SearchSettings(reach=16))
+            for n, estimate in enumerate(estimate_motion_bits(motion).tolist()):
+                one = Motion(motion.vectors[n : n + 1], motion.split[n : n + 1])
+                assert estimate == pytest.approx(_coded(one).estimated_bits, rel=0.05, abs=6)
+                known += 1
+    if not known:
+        pytest.skip("none of the clips this test knows is there")
+
+
+def test_training_needs_no_compiler() -> None:
+    """The estimate, and all that training imports of coding, work where there is only PyTorch and NumPy."""
+    program = (
+        "import sys; sys.modules['numba'] = None\n"
+        "import torch\n"
+        "from codec.motion_coding import Motion, estimate_motion_bits\n"
+        "motion = Motion(torch.zeros(2, 2, 4, 4, dtype=torch.int64), torch.zeros(2, 2, 2, dtype=torch.bool))\n"
+        "print(len(estimate_motion_bits(motion)))\n"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=120)
+    assert done.stdout.strip() == "2", done.stderr

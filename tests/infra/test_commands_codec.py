@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import io
 import json
+import subprocess
+import sys
+import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -13,6 +18,8 @@ from infra.cli import run
 from infra.registry import get_version, register_version, set_alias
 from infra.tracking import start_run
 from pipeline.decoders import open_video
+from pipeline.y4m import Y4MSource
+from tests.codec.stored_codec import packet_places
 from tests.infra.moving_clips import moving_clip, moving_frames
 from tests.infra.test_evaluation import save_small_model
 
@@ -75,6 +82,7 @@ def test_inspect(place: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
     assert intra > 40 and inter == [40, 40, 40]  # inter frames depend on the intra frame, so it is coded finer
     assert load_codec(place / "model").model_hash().hex().startswith(shown["model_hash"])
     assert shown["model_hash"] in capsys.readouterr().out
+    assert [(run["frame"], run["offset"]) for run in shown["index"]] == [(0, shown["header_bytes"])]
 
 
 def test_wrong_model_is_refused_and_nothing_is_left(
@@ -82,7 +90,7 @@ def test_wrong_model_is_refused_and_nothing_is_left(
 ) -> None:
     assert run(["decode", str(place / "clip.brl"), str(tmp_path / "o.y4m"), "--model", str(place / "other")]) == 1
     said = capsys.readouterr().err.strip()
-    assert "clip.brl: made by another model" in said and "'small'" in said and "\n" not in said
+    assert "clip.brl: this stream was made by model 'small'" in said and "\n" not in said
     assert not list(tmp_path.iterdir())
 
 
@@ -95,11 +103,125 @@ def test_damaged_streams_are_refused(
     broken = {"truncated": data[:-30], "altered": data, "garbage": b"\x07" * 500, "empty": b""}[damage]
     stream, out = tmp_path / "broken.brl", tmp_path / "o.mkv"
     stream.write_bytes(broken)
-    assert run(["decode", str(stream), str(out), "--model", str(place / "model")]) == 1
-    assert run(["inspect", str(stream)]) == 1
-    for line in capsys.readouterr().err.strip().splitlines():
-        assert line.startswith("bitreel: ") and "broken.brl: " in line
+    for command in (["decode", str(stream), str(out), "--model", str(place / "model")], ["inspect", str(stream)]):
+        assert run(command) == 1
+        last = capsys.readouterr().err.strip().splitlines()[-1]
+        assert last.startswith("bitreel: ") and "broken.brl: " in last
     assert [p.name for p in tmp_path.iterdir()] == ["broken.brl"]
+
+
+def _pipe_in(monkeypatch: pytest.MonkeyPatch, data: bytes) -> None:
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(data)))
+
+
+def _y4m_digest(data: bytes) -> str:
+    return frames_digest(Y4MSource(io.BytesIO(data)))
+
+
+def _long_stream(place: Path) -> Path:
+    """Seven frames, an intra frame every three."""
+    out = place / "long.brl"
+    if not out.exists():
+        moving_clip(place / "long.y4m", 67, 50, 7)
+        options = ["--model", str(place / "model"), "--qp", "30", "--intra-period", "3"]
+        assert run(["encode", str(place / "long.y4m"), str(out), *options]) == 0
+    return out
+
+
+def test_pipes(
+    place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsysbinary: pytest.CaptureFixture[bytes]
+) -> None:
+    model = ["--model", str(place / "model")]
+    _pipe_in(monkeypatch, (place / "clip.y4m").read_bytes())
+    assert run(["encode", "-", "-", *model, "--qp", "40", "--json", str(tmp_path / "p.json")]) == 0
+    stream, said = capsysbinary.readouterr()
+    assert b"standard output: 4 frames" in said
+    assert json.loads((tmp_path / "p.json").read_text())["bytes"] == len(stream)
+    assert len(stream) == (place / "clip.brl").stat().st_size
+    _pipe_in(monkeypatch, stream)
+    assert run(["decode", "-", "-", *model]) == 0
+    video, said = capsysbinary.readouterr()
+    assert _y4m_digest(video) == _reconstruction(place) and b"4 frames" in said
+    _pipe_in(monkeypatch, stream)
+    assert run(["inspect", "-"]) == 0
+
+
+@pytest.mark.slow  # starts three processes
+def test_real_pipes_and_a_reader_that_goes_away(place: Path) -> None:
+    tool = [sys.executable, "-m", "infra.cli"]
+    model = ["--model", str(place / "model")]
+    with (place / "clip.y4m").open("rb") as video:
+        encode = subprocess.Popen(
+            [*tool, "encode", "-", "-", *model, "--qp", "40"],
+            stdin=video,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+        )
+        decode = subprocess.run([*tool, "decode", "-", "-", *model], stdin=encode.stdout, capture_output=True)
+        assert encode.stdout and encode.stderr
+        assert encode.wait() == 0 and decode.returncode == 0
+        assert _y4m_digest(decode.stdout) == _reconstruction(place)
+        encode.stdout.close(), encode.stderr.close()
+    with subprocess.Popen(
+        [*tool, "decode", str(place / "clip.brl"), "-", *model], stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    ) as gone:
+        assert gone.stdout and gone.stderr
+        gone.stdout.close()
+        said = gone.stderr.read()
+        assert gone.wait() == 1 and b"Traceback" not in said and b"Broken" not in said and b"bitreel:" not in said
+
+
+def test_from_frame(place: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    stream, model = str(_long_stream(place)), ["--model", str(place / "model")]
+    for out, options in (("all.y4m", []), ("part.y4m", ["--from-frame", "4", "--frames", "2"])):
+        assert run(["decode", stream, str(tmp_path / out), *model, *options]) == 0
+    with open_video(tmp_path / "all.y4m") as video:
+        frames = list(video)
+    with open_video(tmp_path / "part.y4m") as video:
+        assert frames_digest(video) == frames_digest(frames[4:6])
+    assert run(["decode", stream, str(tmp_path / "none.y4m"), *model, "--from-frame", "7"]) == 2
+    assert "frame 7 is past the stream's end: it has 7 frames" in capsys.readouterr().err
+    assert not (tmp_path / "none.y4m").exists()
+
+
+def test_unfinished_streams(
+    place: Path, tmp_path: Path, capsysbinary: pytest.CaptureFixture[bytes], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = _long_stream(place).read_bytes()
+    stream, out, model = tmp_path / "cut.brl", tmp_path / "cut.y4m", ["--model", str(place / "model")]
+    cut = packet_places(data)[5][0] + 4
+    stream.write_bytes(data[:cut])
+    assert run(["decode", str(stream), str(out), *model]) == 1
+    assert b"ends within frame 5" in capsysbinary.readouterr().err and not out.exists()
+    assert run(["decode", str(stream), "-", *model]) == 1
+    got = capsysbinary.readouterr().out
+    assert run(["decode", str(stream), str(out), *model, "--follow", "0"]) == 0
+    assert b"5 frames, 67x50; the stream is unfinished" in capsysbinary.readouterr().out.replace(b"\n", b" ")
+    assert out.read_bytes() == got and len(list(Y4MSource(io.BytesIO(got)))) == 5
+    stream.write_bytes(data[: packet_places(data)[0][0] + 9])
+    assert run(["decode", str(stream), str(tmp_path / "no.y4m"), *model, "--follow", "0"]) == 1
+    assert b"no whole frame yet" in capsysbinary.readouterr().err and not (tmp_path / "no.y4m").exists()
+
+
+def test_following_a_stream_that_grows(place: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    data = _long_stream(place).read_bytes()
+    stream, out, model = tmp_path / "growing.brl", tmp_path / "out.y4m", ["--model", str(place / "model")]
+    stream.write_bytes(data[:100])
+
+    def grow() -> None:
+        with stream.open("ab") as sink:
+            for at in range(100, len(data), 1 + len(data) // 5):
+                time.sleep(0.2)
+                sink.write(data[at : at + 1 + len(data) // 5])
+                sink.flush()
+
+    writer = threading.Thread(target=grow)
+    writer.start()
+    try:
+        assert run(["decode", str(stream), str(out), *model, "--follow", "60"]) == 0
+    finally:
+        writer.join()
+    assert "7 frames" in (said := capsys.readouterr().out) and "unfinished" not in said
 
 
 @pytest.mark.parametrize(
@@ -112,6 +234,7 @@ def test_damaged_streams_are_refused(
         (["encode", "none.mp4", "o.brl", "--model", "./none", "--qp", "3"], 2, "./none"),
         (["encode", "a.yuv", "o.brl", "--model", "MODEL", "--qp", "3", "--size", "64"], 2, "--size '64'"),
         (["decode", "none.brl", "o.y4m"], 2, "none.brl"),
+        (["inspect", "none.brl"], 2, "none.brl"),
         (["decode", "none.brl", "o.gif"], 2, "o.gif"),
         (["evaluate", "--model", "MODEL", "--videos", "none.mp4"], 2, "none.mp4"),
         (["report", "./none", "--out", "r.html"], 2, "./none"),

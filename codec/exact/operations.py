@@ -1,0 +1,88 @@
+"""What may stand between exact layers: rounding, clamping, sums, gates. Training runs the very same operations.
+
+Rounding passes gradients straight through, so a network meets its own quantization from the first step.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+LIMIT = 127  # largest magnitude of an activation
+GATE_ONE = 64  # a gate of this lets everything pass
+EXACT_SUMS = 1 << 24  # whole numbers below it are exact in float32
+
+_floating: ContextVar[bool] = ContextVar("floating", default=False)
+
+
+@contextmanager
+def full_precision() -> Iterator[None]:
+    """Within it nobody's settings make float32 products less than float32: no autocast, no TF32 on a GPU.
+
+    On CPUs bfloat16 products would do no harm: whole numbers of int8 range are exact in them, and sums stay float32.
+    """
+    cuda, cudnn = torch.backends.cuda.matmul, torch.backends.cudnn
+    before = cuda.allow_tf32, cudnn.allow_tf32
+    cuda.allow_tf32 = cudnn.allow_tf32 = False
+    try:
+        with torch.autocast("cpu", enabled=False), torch.autocast("cuda", enabled=False):
+            yield
+    finally:
+        cuda.allow_tf32, cudnn.allow_tf32 = before
+
+
+@contextmanager
+def floating() -> Iterator[None]:
+    """Within it nothing is rounded or clamped: the same networks in plain floats, for measuring what exactness costs.
+
+    Streams coded inside are decodable in the same process only; nothing in Bitreel codes a stream this way by itself.
+    """
+    token = _floating.set(True)
+    try:
+        yield
+    finally:
+        _floating.reset(token)
+
+
+def is_floating() -> bool:
+    """Whether the caller stands within `floating`."""
+    return _floating.get()
+
+
+def round_half_up(x: Tensor) -> Tensor:
+    """floor(x + 1/2), with the gradient of x; x is returned as it is within `floating`."""
+    if is_floating():
+        return x
+    rounded = torch.floor(x + 0.5)
+    return x + (rounded - x).detach() if x.requires_grad else rounded
+
+
+def clamp(x: Tensor, limit: int = LIMIT) -> Tensor:
+    """x held within ±limit; as it is within `floating`."""
+    return x if is_floating() else x.clamp(-limit, limit)
+
+
+def add(x: Tensor, y: Tensor) -> Tensor:
+    """x + y as an activation."""
+    return clamp(x + y)
+
+
+def relu(x: Tensor) -> Tensor:
+    """Negative values become zero."""
+    return F.relu(x)
+
+
+def scale_by_gate(x: Tensor, gate: Tensor) -> Tensor:
+    """x · gate / 64, rounded; the gate is clamped to 0..64. |x| must stay below 2^17 for an exact product."""
+    return round_half_up(x * gate.clamp(0, GATE_ONE) / GATE_ONE)
+
+
+def blend(x: Tensor, y: Tensor, gate: Tensor) -> Tensor:
+    """(x · gate + y · (64 - gate)) / 64, rounded: the gate keeps x. Both are activations."""
+    share = gate.clamp(0, GATE_ONE)
+    return round_half_up((x * share + y * (GATE_ONE - share)) / GATE_ONE)

@@ -1,0 +1,69 @@
+"""`-` on the command line: binary standard input and output, and where messages go then."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import BinaryIO
+
+import typer
+from rich.console import Console
+
+from codec.errors import UsageError
+from infra.console import console
+
+_PIPE = Path("-")
+
+
+def is_pipe(path: Path) -> bool:
+    """Whether a command's argument means standard input or output."""
+    return path == _PIPE
+
+
+def shown_name(path: Path, output: bool = False) -> str:
+    """What messages call an argument."""
+    return ("standard output" if output else "standard input") if is_pipe(path) else str(path)
+
+
+def messages(out: Path) -> Console:
+    """Where a command that writes to `out` speaks: on stderr where stdout is taken."""
+    return Console(stderr=True, highlight=False) if is_pipe(out) else console
+
+
+def standard_input(what: str) -> BinaryIO:
+    """Binary standard input. Raises UsageError where a person would have to type it."""
+    if sys.stdin.isatty():
+        raise UsageError(f"standard input is a terminal; pipe {what} into it")
+    return sys.stdin.buffer
+
+
+@contextmanager
+def open_stream(path: Path) -> Iterator[BinaryIO]:
+    """A .brl file or standard input, for reading. Raises UsageError where there is none."""
+    if is_pipe(path):
+        yield standard_input("a .brl stream")
+    elif path.is_file():
+        with path.open("rb") as source:
+            yield source
+    else:
+        raise UsageError(f"no stream at '{path}'")
+
+
+@contextmanager
+def standard_output(what: str) -> Iterator[BinaryIO]:
+    """Binary standard output. Where its reader goes away (`| head`), the command ends quietly with status 1.
+
+    Raises UsageError where it is a terminal.
+    """
+    if sys.stdout.isatty():
+        raise UsageError(f"standard output is a terminal; pipe {what} into a program or a file")
+    try:
+        yield sys.stdout.buffer
+        sys.stdout.buffer.flush()
+    except BrokenPipeError as error:
+        # Python flushes once more at exit; that must not fail again.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        raise typer.Exit(1) from error
