@@ -21,7 +21,7 @@ from codec.entropy_coding import SymbolEncoder
 from codec.frames import Frame, VideoFormat
 from codec.innvc.coding_state import CodingState, Planes
 from codec.innvc.context import to_order
-from codec.innvc.field import LARGEST_VALUE, Field
+from codec.innvc.field import LARGEST_VALUE, Field, SliceMeans
 from codec.innvc.frame_coding import Encoding
 from codec.innvc.quantization import (
     channel_step_sizes,
@@ -31,7 +31,7 @@ from codec.innvc.quantization import (
     step_size,
     whole_steps,
 )
-from codec.innvc.training_pass import field_inputs, vector_weight
+from codec.innvc.training_pass import field_magnitudes, vector_weight
 from codec.lifting import forward_transform
 from codec.motion_coding import encode_motion
 from codec.motion_search import Motion, SearchSettings, search_motion
@@ -96,32 +96,21 @@ def _padded(frame: Frame, state: CodingState) -> Planes:
 def _propose_field(state: CodingState, segment: list[Frame], qp: int, intra: bool) -> Field:
     """The field encoder's levels for a segment, rounded: (1, slices, channels, rows, columns) whole float32 each.
 
-    The field encoder sees of each time slice only the mean of its frames' changes, so two frames at a time are
-    enough, and one call a slice.
+    Two frames at a time are enough for it.
     """
     table = torch.tensor([qp], device=state.device)
     steps = channel_step_sizes(table)
-    length = state.codec.config.slice_frames
-    slices: list[Field] = []
-    texture = total = torch.zeros(0)
-    before: Planes | None = None
-    for number, frame in enumerate(segment):
+    before = _padded(segment[0], state)
+    texture = field_magnitudes(before[0][None] - 128, before[1][None] - 128, steps)
+    if not intra:
+        texture = torch.zeros_like(texture)
+    slices = SliceMeans(texture, state.codec.config.slice_frames)
+    slices.add(None)
+    for frame in segment[1:]:
         planes = _padded(frame, state)
-        pair = [planes] if before is None else [before, planes]
-        luma, chroma = torch.stack([p[0] for p in pair])[None], torch.stack([p[1] for p in pair])[None]
-        first, change = field_inputs(luma, chroma, steps, intra)
-        if before is None:
-            texture = first
-        if number % length == 0:
-            total, count = torch.zeros_like(first), 0
-        if change.shape[1]:
-            total, count = total + change[:, 0], count + 1
+        slices.add(field_magnitudes(planes[0][None] - before[0], planes[1][None] - before[1], steps))
         before = planes
-        if (number + 1) % length == 0 or number + 1 == len(segment):
-            mean = (total / max(count, 1))[:, None, ...]
-            slices.append(state.codec.field_encoder(texture, mean[:, : min(count, 1)], table))
-    levels = zip(state.codec.field_decoder.levels, zip(*slices, strict=True), strict=True)
-    proposed = [torch.cat(grids, 1) if level.sliced else torch.stack(grids).mean(0) for level, grids in levels]
+    proposed = state.codec.field_encoder(texture, slices.means(), table)
     return [torch.round(grid.clamp(-LARGEST_VALUE, LARGEST_VALUE)) for grid in proposed]
 
 

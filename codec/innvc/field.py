@@ -93,12 +93,35 @@ class FieldDecoder(nn.Module):
         return channel * ExactQPTable.KNOTS + knot[:, None]
 
 
+class SliceMeans:
+    """Means over each time slice of what changes from frame to frame, gathered frame by frame."""
+
+    def __init__(self, like: Tensor, slice_frames: int) -> None:
+        self._zeros, self._length = torch.zeros_like(like), slice_frames
+        self._frames = 0
+        self._sums: list[Tensor] = []
+        self._counts: list[int] = []
+
+    def add(self, change: Tensor | None) -> None:
+        """The next frame's magnitudes of change, (B, C, h, w); None for a segment's first frame, which has none."""
+        if self._frames % self._length == 0:
+            self._sums.append(self._zeros)
+            self._counts.append(0)
+        if change is not None:
+            self._sums[-1] = self._sums[-1] + change
+            self._counts[-1] += 1
+        self._frames += 1
+
+    def means(self) -> Tensor:
+        """(B, slices, C, h, w); zeros for a slice without changes."""
+        return torch.stack([s / max(n, 1) for s, n in zip(self._sums, self._counts, strict=True)], dim=1)
+
+
 class FieldEncoder(nn.Module):
     """Proposes the levels from log magnitudes of the transformed frames and of their differences. Encoder only."""
 
     def __init__(self, config: InnVCConfig, channels: int, width: int = 64) -> None:
         super().__init__()
-        self.slice_frames = config.slice_frames
         self.summary = nn.Conv2d(2 * channels, config.whole_channels, 1)
         self.direct = nn.Conv2d(2 * channels, config.fine_channels, 1)
         self.enter = nn.Conv2d(2 * channels + 1, width, 1)
@@ -109,21 +132,18 @@ class FieldEncoder(nn.Module):
         self.coarse = nn.Conv2d(width, config.coarse_channels, 1)
         self._initialize(channels)
 
-    def forward(self, texture: Tensor, change: Tensor, qp: Tensor) -> Field:
+    def forward(self, texture: Tensor, changes: Tensor, qp: Tensor) -> Field:
         """Real-valued levels, coarsest first.
 
         texture: (B, C, h, w) log magnitudes of the segment's first frame, zero where it is not intra;
-        change: (B, T - 1, C, h, w) those of each frame minus the one before; qp: (B,).
+        changes: (B, slices, C, h, w) for each time slice the mean over its frames of the log magnitudes of frame
+        minus frame before, the segment's first frame left out; qp: (B,).
         """
         h, w = texture.shape[2:]
-        frames = change.shape[1] + 1
         level = (qp.float() / 32 - 1).view(-1, 1, 1, 1)
         whole, coarse, fine = [], [], []
-        for start in range(0, frames, self.slice_frames):
-            # Differences belong to the later frame; a segment's first frame has none.
-            part = change[:, max(start - 1, 0) : start + self.slice_frames - 1]
-            mean = part.mean(1) if part.shape[1] else torch.zeros_like(texture)
-            seen = torch.cat([texture, mean], dim=1)
+        for change in changes.unbind(1):
+            seen = torch.cat([texture, change], dim=1)
             whole.append(self.summary(seen.mean((2, 3), keepdim=True)))
             seen = F.pad(seen, (0, -w % COARSE, 0, -h % COARSE), mode="replicate")
             x = F.relu(self.enter(torch.cat([seen, level.expand(-1, 1, *seen.shape[2:])], dim=1)))

@@ -25,7 +25,7 @@ from codec.innvc.context import (
     signed_real,
     to_order,
 )
-from codec.innvc.field import LARGEST_VALUE, Field
+from codec.innvc.field import LARGEST_VALUE, Field, SliceMeans
 from codec.innvc.layout import GROUP_SIZES, GROUP_STARTS, ORDER, dc_pyramid, live_channels
 from codec.innvc.prior import INDEX_UNITS
 from codec.innvc.quantization import LOSSLESS_QP, channel_step_sizes, frame_qp, quantize_float, step_size
@@ -192,33 +192,25 @@ class _FramePass:
         return bits, found.reshape(wanted.shape), known.reshape(wanted.shape)
 
 
-def field_inputs(luma: Tensor, chroma: Tensor, step: Tensor, intra: bool) -> tuple[Tensor, Tensor]:
-    """What the field's encoder looks at: (texture, change) of a segment's original frames.
+def field_magnitudes(luma: Tensor, chroma: Tensor, step: Tensor) -> Tensor:
+    """What the field's encoder looks at, of frames less 128 or of differences between frames: log2(1 + |v| / step).
 
-    luma: (B, T, H, W), chroma: (B, T, 2, H/2, W/2) float; step: (B, 96, 1, 1).
+    luma: (B, H, W), chroma: (B, 2, H/2, W/2) float; step: (B, 96, 1, 1). Returns (B, 96, H/8, W/8). Only an encoder
+    sees it, so floats will do.
     """
-    batch, frames = luma.shape[:2]
-    first = to_order(float_transform(luma[:, 0] - 128, chroma[:, 0] - 128)) / step
-    texture = _log2(first) if intra else torch.zeros_like(first)
-    if frames == 1:
-        return texture, texture.new_zeros(batch, 0, *texture.shape[1:])
-    moves = (luma[:, 1:] - luma[:, :-1]).flatten(0, 1), (chroma[:, 1:] - chroma[:, :-1]).flatten(0, 1)
-    change = to_order(float_transform(*moves)).unflatten(0, (batch, frames - 1)) / step[:, None]
-    return texture, _log2(change)
-
-
-def _log2(steps: Tensor) -> Tensor:
-    """log2(1 + |v|). Only an encoder looks at it, so floats will do."""
-    return torch.log2(1 + steps.abs())
+    return torch.log2(1 + (to_order(float_transform(luma, chroma)) / step).abs())
 
 
 def _propose_field(
     codec: InnVC, luma: Tensor, chroma: Tensor, qp: Tensor, step: Tensor, dropout: float
 ) -> tuple[Field, Tensor]:
     """The field that is sent, with its bits (B,); dropped samples get an empty one for nothing."""
-    segment = codec.config.segment_frames
-    texture, change = field_inputs(luma[:, :segment], chroma[:, :segment], step, intra=True)
-    proposed = codec.field_encoder(texture, change, qp)
+    texture = field_magnitudes(luma[:, 0] - 128, chroma[:, 0] - 128, step)
+    slices = SliceMeans(texture, codec.config.slice_frames)
+    for t in range(min(luma.shape[1], codec.config.segment_frames)):
+        moved = (luma[:, t] - luma[:, t - 1], chroma[:, t] - chroma[:, t - 1]) if t else None
+        slices.add(field_magnitudes(*moved, step) if moved else None)
+    proposed = codec.field_encoder(texture, slices.means(), qp)
     # What the encoder may decide later is met in training: no field at all, or the whole-picture level alone.
     draw = torch.rand(len(qp), device=qp.device)
     field: Field = []
