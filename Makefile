@@ -30,7 +30,11 @@ lint: $(STAMP)
 	$(BIN)/mypy
 
 bench: $(STAMP)
-	for file in benchmarks/*.py; do $(BIN)/python $$file $(VIDEOS) || exit 1; done
+	$(BIN)/python benchmarks/entropy_coder.py
+	$(BIN)/python benchmarks/codec_speed.py $(VIDEOS)
+	$(BIN)/python benchmarks/configurations.py $(VIDEOS)
+	$(BIN)/python -m benchmarks.fuzz_streams --count 2000
+	$(if $(VIDEOS),$(BIN)/python benchmarks/ingest_throughput.py $(VIDEOS))
 
 clean:
 	rm -rf $(VENV) build *.egg-info

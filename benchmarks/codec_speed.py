@@ -285,11 +285,11 @@ def main() -> None:
     parser.add_argument("sources", nargs="*", help="videos or folders; none: BITREEL_TEST_CLIPS, or rendered")
     parser.add_argument("--model", help="checkpoint folder; none: fresh weights, good for speed only")
     parser.add_argument("--family", default="innvc", help="codec of the fresh weights")
-    parser.add_argument("--sizes", default="416x240,1920x1080")
+    parser.add_argument("--sizes", help="default 416x240,1920x1080; with --memory 1920x1080")
     parser.add_argument("--frames", type=int, help="frames of each size (default 33, or 9 from 1280x720 up)")
     parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--memory", action="store_true", help="memory of 1920x1080 videos of several lengths")
-    parser.add_argument("--lengths", default="17,33,65", help="frames of the videos of --memory")
+    parser.add_argument("--memory", action="store_true", help="memory of videos of several lengths")
+    parser.add_argument("--lengths", default="17,33,65", help="frames of the videos with --memory")
     parser.add_argument("--json", type=Path, help="also write the figures here")
     parser.add_argument("--job", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
@@ -297,7 +297,7 @@ def main() -> None:
         given = json.loads(arguments.job)
         print(json.dumps(work(Job(**{**given, "size": tuple(given["size"])}))))
         return
-    sizes = "1920x1080" if arguments.memory else arguments.sizes
+    sizes = arguments.sizes or ("1920x1080" if arguments.memory else "416x240,1920x1080")
     arguments.sizes = [tuple(int(side) for side in size.split("x")) for size in sizes.split(",")]
     arguments.lengths = [int(length) for length in arguments.lengths.split(",")]
     arguments.frames = {s: arguments.frames or (33 if s[0] * s[1] < 1280 * 720 else 9) for s in arguments.sizes}

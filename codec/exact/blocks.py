@@ -65,7 +65,7 @@ class TemporalState(nn.Module):
 
     def empty(self, batch: int, h: int, w: int, device: torch.device) -> Tensor:
         """The state before the first frame and at each intra frame."""
-        return torch.zeros(batch, self.channels, h, w, device=device)
+        return torch.zeros(batch, self.channels, h, w, dtype=torch.float32, device=device)
 
     def move(self, state: Tensor, vectors: Tensor) -> Tensor:
         """See `warp`."""

@@ -44,8 +44,8 @@ class CodingState:
         return intra or self.place == self.codec.config.segment_frames
 
     def flat_prediction(self) -> Planes:
-        y = torch.full((self.height, self.width), 128.0, device=self.device)
-        return y, torch.full((2, self.height // 2, self.width // 2), 128.0, device=self.device)
+        y = torch.full((self.height, self.width), 128.0, dtype=torch.float32, device=self.device)
+        return y, torch.full((2, self.height // 2, self.width // 2), 128.0, dtype=torch.float32, device=self.device)
 
     def moved(self, vectors: Tensor) -> Planes:
         assert self.reference is not None
@@ -106,7 +106,7 @@ class CodingState:
     def empty_field(self) -> Field:
         """All zeros: what an absent field, or an absent level of it, counts as."""
         shapes = [level.shape(self.h, self.w, self.slice_limit) for level in self.codec.field_decoder.levels]
-        return [torch.zeros(1, *shape, device=self.device) for shape in shapes]
+        return [torch.zeros(1, *shape, dtype=torch.float32, device=self.device) for shape in shapes]
 
     @property
     def slice_limit(self) -> int:

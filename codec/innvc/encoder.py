@@ -18,6 +18,7 @@ from torch import Tensor
 
 from codec.container import INTER, INTRA
 from codec.entropy_coding import SymbolEncoder
+from codec.exact.operations import full_precision
 from codec.frames import Frame, VideoFormat
 from codec.innvc.coding_state import CodingState, Planes
 from codec.innvc.context import to_order
@@ -93,6 +94,7 @@ def _padded(frame: Frame, state: CodingState) -> Planes:
     return grow(frame.y, state.height, state.width), torch.stack(chroma)
 
 
+@full_precision()
 def _propose_field(state: CodingState, segment: list[Frame], qp: int, intra: bool) -> Field:
     """The field encoder's levels for a segment, rounded: (1, slices, channels, rows, columns) whole float32 each.
 

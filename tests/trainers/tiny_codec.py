@@ -5,17 +5,17 @@ from __future__ import annotations
 import os
 import signal
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO
 
 import torch
 import torch.distributed
 import torch.nn.functional as functional
 from torch import Tensor, nn
 
-from codec.api import CODECS, Codec, EncodeOptions, FrameReport, StreamReport, TrainingConditions, TrainingOutput
+from codec.api import CODECS, Codec, CodedFrame, EncodeOptions, TrainingConditions, TrainingOutput
+from codec.container import Packet, StreamHeader
 from codec.frames import Frame, VideoFormat
 
 
@@ -45,6 +45,7 @@ def die_where_told(calls: int) -> None:
 @dataclass(frozen=True)
 class TinyConfig:
     width: int = 6
+    segment_frames: int = 1
 
 
 class Tiny(Codec):
@@ -84,17 +85,10 @@ class Tiny(Codec):
             chroma=rec_uv.detach().view(b, t, 2, h // 2, w // 2),
         )
 
-    def encode(
-        self,
-        frames: Iterable[Frame],
-        fmt: VideoFormat,
-        sink: BinaryIO,
-        options: EncodeOptions,
-        on_frame: Callable[[FrameReport, Frame], None] | None = None,
-    ) -> StreamReport:
+    def encode_frames(self, frames: Iterable[Frame], fmt: VideoFormat, options: EncodeOptions) -> Iterator[CodedFrame]:
         raise NotImplementedError
 
-    def decode(self, source: BinaryIO) -> Iterator[Frame]:
+    def decode_frames(self, packets: Iterable[Packet], header: StreamHeader) -> Iterator[Frame]:
         raise NotImplementedError
 
     def complexity(self) -> dict[str, float]:
