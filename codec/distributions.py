@@ -16,7 +16,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from codec.count_tables import COUNT_TOTAL, Tables, escape_bits, whole_counts
+from codec.count_tables import COUNT_BITS, COUNT_TOTAL, Tables, escape_bits, whole_counts
 
 Family = Literal["laplace", "gaussian"]
 Numbers = TypeVar("Numbers", NDArray[np.int64], Tensor)
@@ -28,6 +28,7 @@ LOG2_STEP = math.log2(LARGEST_SCALE / SMALLEST_SCALE) / (SCALE_COUNT - 1)
 _LARGEST_REACH = 2047
 # Up to this index (a scale of 15) it matters where between whole numbers a mean lies; beyond, under 0.001 bit.
 _FINE_SCALES = 40
+_REACH_IN_SCALES = {"laplace": 10.0, "gaussian": 4.2}  # about; what `_useful_reach` comes to
 
 
 def scale_of(index: int) -> float:
@@ -120,7 +121,8 @@ class ScaleTables(nn.Module):
             for index in range(1, SCALE_COUNT):
                 offsets = self._offsets(index)
                 likely = probabilities(self.family, index, self.rounding, int(reaches[place]), offsets)
-                ideal.append(-np.log2(np.maximum(likely, 1e-30)).reshape(-1))
+                # The model is the distribution with an escape: of all that is rarer than a count, one in 65536.
+                ideal.append(-np.log2(np.maximum(likely, 1 / COUNT_TOTAL)).reshape(-1))
                 place += len(offsets)
             self._tables = Tables.build(counts, reaches, np.concatenate(ideal))
         return self._tables
@@ -207,8 +209,15 @@ class LearnedTables(nn.Module):
 
 
 def scale_bits(family: Family, symbols: Tensor, index: Tensor, rounding: float | Tensor) -> Tensor:
-    """`laplace_bits` or `gaussian_bits`."""
-    return laplace_bits(symbols, index, rounding) if family == "laplace" else gaussian_bits(symbols, index, rounding)
+    """`laplace_bits` or `gaussian_bits`, or what an escape costs where that is less, as when coding."""
+    ideal = laplace_bits(symbols, index, rounding) if family == "laplace" else gaussian_bits(symbols, index, rounding)
+    # Tables end where an entry is due half a count. Behind: the escape's count, sign and Exp-Golomb bits of what
+    # exceeds the reach, in units of an eighth of it.
+    reach = _real_scale(index) * _REACH_IN_SCALES[family]
+    unit = (reach / 8).clamp_min(1)
+    beyond = (symbols.abs() - reach).clamp_min(0)
+    escaped = COUNT_BITS + 2 + torch.log2(unit) + 2 * torch.log2(1 + beyond / unit)
+    return torch.minimum(ideal, escaped)
 
 
 def _real_scale(index: Tensor) -> Tensor:
