@@ -133,11 +133,10 @@ def float64_by_default(codec: Any) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def gradients_on(codec: Any) -> Iterator[None]:
-    """Parameters ask for gradients, as they do in a process that also trains."""
-    for parameter in codec.parameters():
-        parameter.requires_grad_(True)
-    yield
+def inference_mode(codec: Any) -> Iterator[None]:
+    """Within a caller's inference mode."""
+    with torch.inference_mode():
+        yield
 
 
 @contextlib.contextmanager
@@ -205,7 +204,7 @@ CONFIGURATIONS = {
         Configuration("in a batch", tweak=batched),
         Configuration("low matmul precision", tweak=low_precision),
         Configuration("denormals flushed", tweak=flush_denormals),
-        Configuration("gradients on", tweak=gradients_on),
+        Configuration("inference mode", tweak=inference_mode),
         Configuration("within autocast", tweak=autocast),
         Configuration("float64 by default", tweak=float64_by_default),
         Configuration("torch.compile of the prior", tweak=compiled, missing=lacks_compiler),

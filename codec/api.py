@@ -191,7 +191,12 @@ def create_codec(family: str, config: dict[str, Any]) -> Codec:
     unknown = sorted(set(config) - known)
     if unknown:
         raise UsageError(f"codec '{family}' has no setting {', '.join(unknown)}; known: {', '.join(sorted(known))}")
-    codec = cls(cls.config_class(**config))
+    before = torch.get_default_dtype()
+    try:
+        torch.set_default_dtype(torch.float32)  # whatever the caller's work is done in
+        codec = cls(cls.config_class(**config))
+    finally:
+        torch.set_default_dtype(before)
     if not 1 <= codec.segment_frames <= MAX_SEGMENT:
         raise UsageError(f"segment_frames {codec.segment_frames}: must lie in 1..{MAX_SEGMENT}, the encoder's delay")
     return codec

@@ -87,8 +87,8 @@ class StreamReader:
                 return None
             where = f"within frame {self._frame}" if start else f"after {self._frame} whole frames"
             raise StreamError(
-                f"truncated .brl stream: it ends {where}, without its end mark; copy it anew, or take what is there "
-                "with --follow 0"
+                f"truncated .brl stream: it ends {where}, without its end mark; copy it anew, or take what is "
+                "there by following it (follow)"
             )
         payload = rest[:-4]
         checksum = zlib.crc32(payload, zlib.crc32(start, self._checksum))
@@ -107,7 +107,7 @@ class StreamReader:
         following = (
             [s for s in self.index.starts[self._run + 1 : self._run + 3] if s > self._frame] if self.index else []
         )
-        return f", or go on behind the damage with --from-frame {following[0]}" if following else ""
+        return f", or begin behind the damage, from frame {following[0]}" if following else ""
 
     def _packet(self, kind: int, qp: int, payload: bytes) -> Packet:
         if (not self._seen.starts and kind != INTRA) or self._frame >= MAX_FRAMES:

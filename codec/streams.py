@@ -112,6 +112,7 @@ def encode_stream(
     first = next(source, None)
     if first is None:
         raise UsageError("the video has no frames to encode")
+    _check_finite(codec)
     name, model_hash = codec.display_name, codec.model_hash()[:16]
     header = StreamHeader(codec.family, name, model_hash, fmt, codec.segment_frames)
     header_bytes(header)  # refuses what does not fit before anything is coded
@@ -206,6 +207,12 @@ def decode_stream(
     if reader.finished:
         runs.check_all()
     _check_reached(from_frame, reader.frames_met, "" if reader.finished else " so far")
+
+
+def _check_finite(codec: Codec) -> None:
+    for name, parameter in codec.named_parameters():
+        if not bool(parameter.isfinite().all()):
+            raise BitreelError(f"the model's weights are not finite ({name}): the training that made them diverged")
 
 
 def _check_model(codec: Codec, header: StreamHeader) -> None:

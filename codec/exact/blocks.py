@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from functools import lru_cache
-
 import torch
 from torch import Tensor, nn
 
+from codec.exact.kept import kept
 from codec.exact.layers import ExactConv2d
 from codec.exact.operations import add, blend, relu
 from codec.exact.warp import warp
@@ -45,7 +44,7 @@ class CheckerboardContext(nn.Module):
         return add(state, self.leave(relu(self.enter(self.gather(known)))))
 
 
-@lru_cache(maxsize=64)
+@kept(4)
 def checkerboard(h: int, w: int, device: torch.device) -> tuple[Tensor, Tensor]:
     """Flat positions of the first and of the second half of an h x w grid, int64 each."""
     rows, columns = torch.meshgrid(torch.arange(h), torch.arange(w), indexing="ij")

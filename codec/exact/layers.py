@@ -21,6 +21,7 @@ from codec.exact.operations import EXACT_SUMS, LIMIT, clamp, is_floating, round_
 
 LARGEST_SHIFT = 12
 BIAS_UNIT = 16.0  # one unit of a bias parameter is this much of an activation, so that one learning rate fits both
+_LARGEST_KNOT = 1 << 17
 _SPLIT = 128  # wide inputs are told in this base
 WIDE_LIMIT = _SPLIT * 64 - 1  # largest magnitude of a wide input or output
 
@@ -48,7 +49,10 @@ def check_sum(products: int) -> int:
 
 
 class _Quantized(nn.Module):
-    """Keeps the quantized form of weight and bias; rebuilt when the parameters have changed."""
+    """Keeps the quantized form of weight and bias beside the parameters it was made of.
+
+    These are compared each time: fused optimizers, `.data` and shared memory change a tensor without a trace.
+    """
 
     weight: nn.Parameter
     bias: nn.Parameter | None
@@ -56,20 +60,22 @@ class _Quantized(nn.Module):
     def __init__(self, room: int) -> None:
         super().__init__()
         self._room = room
-        self._kept: tuple[object, Tensor, Tensor] | None = None
+        self._kept: tuple[Tensor, Tensor | None, Tensor, Tensor] | None = None
 
     def quantized(self) -> tuple[Tensor, Tensor]:
         """Weight (O, I/groups, k, k) and bias (O,), multiples of 2^-k; raises BitreelError for non-finite weights."""
         if torch.is_grad_enabled() and self.weight.requires_grad:
             weight, bias, _ = self._quantize()
             return weight, bias
-        key = (self.weight._version, self.weight.data_ptr(), None if self.bias is None else self.bias._version)
-        if self._kept is None or self._kept[0] != key:
-            if not bool(torch.isfinite(self.weight).all()):
-                raise BitreelError("model weights are not finite: the training that made them diverged")
-            weight, bias, _ = self._quantize()
-            self._kept = (key, weight.detach(), bias.detach())
-        return self._kept[1], self._kept[2]
+        if self._kept is None or not (_same(self._kept[0], self.weight) and _same(self._kept[1], self.bias)):
+            for parameter in (self.weight, self.bias):
+                if parameter is not None and not bool(torch.isfinite(parameter).all()):
+                    raise BitreelError("model weights are not finite: the training that made them diverged")
+            with torch.no_grad():
+                weight, bias, _ = self._quantize()
+            given = None if self.bias is None else self.bias.detach().clone()
+            self._kept = (self.weight.detach().clone(), given, weight, bias)
+        return self._kept[2], self._kept[3]
 
     def integers(self) -> Integers:
         """The whole numbers behind the quantized form."""
@@ -95,6 +101,12 @@ class _Quantized(nn.Module):
             return weight, torch.zeros_like(scale), shift
         bias = self.bias * BIAS_UNIT
         return weight, _straight(bias, torch.round(bias.detach() * scale).clamp(-self._room, self._room) / scale), shift
+
+
+def _same(kept: Tensor | None, given: Tensor | None) -> bool:
+    if kept is None or given is None:
+        return kept is given
+    return kept.device == given.device and torch.equal(kept, given)
 
 
 def _straight(value: Tensor, quantized: Tensor) -> Tensor:
@@ -164,7 +176,7 @@ class ExactWideMap(_Quantized):
 class ExactQPTable(nn.Module):
     """Learned values for every QP: `knots` an octave of step size apart, straight lines between, rounded down.
 
-    unit: how many whole numbers one unit of the parameter is worth. Values stay within ±2^17.
+    unit: how many whole numbers one unit of the parameter is worth. Values are held within ±2^17.
     """
 
     KNOTS = 8
@@ -177,12 +189,13 @@ class ExactQPTable(nn.Module):
 
     def forward(self, qp: Tensor) -> Tensor:
         """qp (B,) int64 → (B, *shape) float32."""
-        knots = round_half_up(self.knots * self.unit)
+        knots = clamp(round_half_up(self.knots * self.unit), _LARGEST_KNOT)
         low = torch.div(qp, self.SPACING, rounding_mode="floor")
         high = (low + 1).clamp_max(self.KNOTS - 1)
         part = (qp - low * self.SPACING).view(-1, *[1] * (knots.dim() - 1))
-        total = (knots[low] * (self.SPACING - part) + knots[high] * part) / self.SPACING
+        total = knots[low] * (self.SPACING - part) + knots[high] * part  # whole, below 2^21
         if is_floating():
-            return total
-        # Whole sums below 2^20: the correctly rounded quotient lies on the right side of every whole number.
-        return total + (torch.floor(total) - total).detach() if total.requires_grad else torch.floor(total)
+            return total / self.SPACING
+        # In integers: a GPU may divide floats by a number as a product with its rounded reciprocal.
+        whole = torch.div(total.detach().long(), self.SPACING, rounding_mode="floor").float()
+        return _straight(total / self.SPACING, whole)

@@ -5,9 +5,11 @@ Rounding passes gradients straight through, so a network meets its own quantizat
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -26,14 +28,42 @@ def full_precision() -> Iterator[None]:
 
     On CPUs bfloat16 products would do no harm: whole numbers of int8 range are exact in them, and sums stay float32.
     """
-    cuda, cudnn = torch.backends.cuda.matmul, torch.backends.cudnn
-    before = cuda.allow_tf32, cudnn.allow_tf32
-    cuda.allow_tf32 = cudnn.allow_tf32 = False
-    try:
-        with torch.autocast("cpu", enabled=False), torch.autocast("cuda", enabled=False):
-            yield
-    finally:
-        cuda.allow_tf32, cudnn.allow_tf32 = before
+    with _without_tf32, torch.autocast("cpu", enabled=False), torch.autocast("cuda", enabled=False):
+        yield
+
+
+class _WithoutTF32:
+    """Sets the process-wide switches for as long as any thread is within, and then as they were before."""
+
+    def __init__(self) -> None:
+        self._lock, self._within = threading.Lock(), 0
+        self._before: list[tuple[Any, str, Any]] = []
+
+    def __enter__(self) -> None:
+        with self._lock:
+            if not self._within and torch.cuda.is_available():
+                for place, switch, value in _tf32_off():
+                    self._before.append((place, switch, getattr(place, switch)))
+                    setattr(place, switch, value)
+            self._within += 1
+
+    def __exit__(self, *_: object) -> None:
+        with self._lock:
+            self._within -= 1
+            while not self._within and self._before:
+                setattr(*self._before.pop())
+
+
+_without_tf32 = _WithoutTF32()
+
+
+def _tf32_off() -> list[tuple[Any, str, Any]]:
+    """(where, switch, its value without TF32). Since torch 2.9 there are new switches, not to be mixed with the old."""
+    matmul: Any = torch.backends.cuda.matmul
+    cudnn: Any = torch.backends.cudnn
+    if hasattr(matmul, "fp32_precision"):
+        return [(matmul, "fp32_precision", "ieee"), (cudnn.conv, "fp32_precision", "ieee")]
+    return [(matmul, "allow_tf32", False), (cudnn, "allow_tf32", False)]
 
 
 @contextmanager

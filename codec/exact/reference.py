@@ -104,7 +104,8 @@ def _as_layer(layer: nn.Module) -> Callable[[Tensor], Tensor] | None:
     if isinstance(layer, ExactWideMap):
         return run(lambda x, own=layer: wide_map(x, own.integers()))  # type: ignore[misc]
     if isinstance(layer, ExactQPTable):
-        whole = np.floor(layer.knots.detach().cpu().numpy() * layer.unit + 0.5).astype(np.int64)
+        knots = np.floor(layer.knots.detach().cpu().numpy() * layer.unit + 0.5).astype(np.int64)
+        whole = np.clip(knots, -(1 << 17), 1 << 17)
         return run(lambda qp: qp_table(qp, whole, layer.SPACING))
     return None
 

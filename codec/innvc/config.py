@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import get_args
 
 from codec.distributions import Family
+from codec.errors import UsageError
+from codec.innvc.layout import GROUP_SIZES
 
 
 @dataclass
@@ -40,3 +43,23 @@ class InnVCConfig:
     intra_boost: int = 5
     # Rounding offset of the quantizer: floor(|r| + this). Less than a half is a dead zone.
     rounding: float = 0.3
+
+    def check(self) -> None:
+        """Raises UsageError where a setting makes no sense."""
+        least = {"width": 1, "trunk_blocks": 0, "group_blocks": 0, "state_channels": 0, "checkerboard_groups": 0,
+                 "fine_channels": 1, "coarse_channels": 1, "whole_channels": 1, "field_features": 1,
+                 "segment_frames": 1, "slice_frames": 1, "intra_boost": 0}  # fmt: skip
+        for name, lowest in least.items():
+            value = getattr(self, name)
+            if not isinstance(value, int) or value < lowest:
+                raise UsageError(f"codec setting {name} = {value!r}: give a whole number, {lowest} or more")
+        if self.checkerboard_groups > len(GROUP_SIZES):
+            raise UsageError(
+                f"codec setting checkerboard_groups = {self.checkerboard_groups}: {len(GROUP_SIZES)} at most"
+            )
+        if self.distribution not in get_args(Family):
+            raise UsageError(f"distribution '{self.distribution}' is not known; known: {', '.join(get_args(Family))}")
+        if not 0 <= self.rounding <= 0.5:
+            raise UsageError(f"codec setting rounding = {self.rounding!r}: must lie in 0..0.5")
+        if not 0 < self.live_fraction <= 1:
+            raise UsageError(f"codec setting live_fraction = {self.live_fraction!r}: must be above 0, at most 1")

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from bisect import bisect_left
-from functools import lru_cache
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from codec.exact.kept import kept
 from codec.exact.layers import WIDE_LIMIT
 from codec.exact.operations import LIMIT
 from codec.innvc.layout import ORDER
@@ -20,7 +20,7 @@ _TABLE_SIZE = 1 << 15
 _CODED = 64  # activation that says "not zero"
 
 
-@lru_cache(maxsize=4)
+@kept(4)
 def _log_table(device: torch.device) -> Tensor:
     """round(12·log2(1 + n/16)), at most 127, for n in 0..32767, float32.
 
@@ -86,6 +86,6 @@ def from_order(coefficients: Tensor) -> Tensor:
     return coefficients.index_select(-3, _index(inverse, coefficients.device))
 
 
-@lru_cache(maxsize=8)
+@kept(8)
 def _index(order: tuple[int, ...], device: torch.device) -> Tensor:
     return torch.tensor(order, device=device)

@@ -9,10 +9,11 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from functools import lru_cache
 
 import torch
 from torch import Tensor
+
+from codec.exact.kept import kept
 
 GROUP_SIZES = (3, 9, 20, 32, 32)
 LUMA_CHANNELS = 64
@@ -64,7 +65,7 @@ class PyramidStep:
 PYRAMID_LEVELS = 1 + 2 * int(math.log2(TOP_STRIDE))
 
 
-@lru_cache(maxsize=64)
+@kept(4)
 def dc_pyramid(h: int, w: int, device: torch.device) -> tuple[PyramidStep, ...]:
     """The steps for an h x w grid; together they visit each position once. Levels without positions are left out."""
     rows, columns = torch.meshgrid(torch.arange(h), torch.arange(w), indexing="ij")

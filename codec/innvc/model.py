@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from typing import ClassVar, get_args
+from typing import ClassVar
 
 from torch import Tensor, nn
 
 from codec.api import Codec, TrainingConditions, TrainingOutput
 from codec.container import Packet, StreamHeader
-from codec.distributions import Family, ScaleTables
-from codec.errors import UsageError
+from codec.distributions import ScaleTables
 from codec.exact.layers import ExactConv2d, ExactWideMap
 from codec.frames import Frame, VideoFormat
 from codec.innvc.config import InnVCConfig
@@ -38,8 +37,7 @@ class InnVC(Codec):
 
     def __init__(self, config: InnVCConfig) -> None:
         super().__init__(config)
-        if config.distribution not in get_args(Family):
-            raise UsageError(f"distribution '{config.distribution}' is not known; known: {', '.join(get_args(Family))}")
+        config.check()
         self.prior = PriorNetwork(config)
         self.field_decoder = FieldDecoder(config)
         self.field_encoder = FieldEncoder(config, sum(GROUP_SIZES))

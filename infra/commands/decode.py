@@ -2,27 +2,22 @@
 
 from __future__ import annotations
 
-import os
-import stat
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, BinaryIO
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from codec.errors import StreamError, UsageError
 from infra.console import progress
-from infra.standard_streams import is_pipe, messages, open_stream, shown_name, standard_output
+from infra.standard_streams import is_pipe, messages, open_stream, patience, shown_name, standard_output
 
 if TYPE_CHECKING:
     from codec.container import StreamHeader
     from codec.frames import VideoFormat
     from pipeline.video_files import VideoWriter
     from pipeline.y4m import Y4MSink
-
-_LOOK_EVERY = 0.1  # seconds between two looks at a growing file
 
 
 def register(app: typer.Typer) -> None:
@@ -64,7 +59,7 @@ def decode_command(
     count = 0
     try:
         with open_stream(stream) as source:
-            reader = StreamReader(source, None if follow is None else _patience(source, follow))
+            reader = StreamReader(source, None if follow is None else patience(source, follow))
             codec = load_codec(resolve_model(model) if model else _named_model(reader.header), device)
             decoded = codec.decode(reader, from_frame, frames)
             frame = next(decoded, None)
@@ -103,24 +98,6 @@ def _open_writer(out: Path, fmt: VideoFormat) -> Iterator[VideoWriter | Y4MSink]
     else:
         with open_writer(out, fmt) as writer:
             yield writer
-
-
-def _patience(source: BinaryIO, seconds: float) -> Callable[[], bool]:
-    """Waits a little; gives up (False) when the file has not grown for so many seconds. A pipe's end is its end."""
-    growing = stat.S_ISREG(os.fstat(source.fileno()).st_mode)
-    size, since = -1, time.monotonic()
-
-    def wait() -> bool:
-        nonlocal size, since
-        now, length = time.monotonic(), os.fstat(source.fileno()).st_size
-        if length != size:
-            size, since = length, now
-        if not growing or now - since >= seconds:
-            return False
-        time.sleep(min(_LOOK_EVERY, seconds))
-        return True
-
-    return wait
 
 
 def _identity(header: StreamHeader) -> str:

@@ -54,6 +54,8 @@ def encode_command(
         raise UsageError(f"--intra-period {intra_period}: must be -1 (one intra frame) or 1 and more")
     if out.suffix != ".brl" and not is_pipe(out):
         raise UsageError(f"'{out}': a stream's name must end in .brl")
+    if out.is_dir():
+        raise UsageError(f"'{out}' is a folder; give the stream's file name")
     codec = load_codec(resolve_model(model), device)
     header_bytes = total_bytes = field_bytes = count = 0
     options = EncodeOptions(qp=qp, intra_period=intra_period)

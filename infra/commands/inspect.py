@@ -9,7 +9,7 @@ import typer
 
 from codec.errors import StreamError
 from infra.console import JsonOption, console, write_json
-from infra.standard_streams import open_stream, shown_name
+from infra.standard_streams import open_stream, patience, shown_name
 
 
 def register(app: typer.Typer) -> None:
@@ -23,19 +23,24 @@ def register(app: typer.Typer) -> None:
 
 def inspect_command(
     stream: Annotated[Path, typer.Argument(metavar="FILE.brl", help="A file, or - (stdin).")],
+    follow: Annotated[
+        float | None,
+        typer.Option(min=0, metavar="SECONDS", help="The stream may still be growing: wait up to so long for more."),
+    ] = None,
     json_path: JsonOption = None,
 ) -> None:
     """Read the container; no model is needed."""
     from rich.table import Table
 
     from codec.container import END
+    from codec.stream_index import StreamIndex
     from codec.stream_reader import StreamReader
 
     rows: list[dict[str, Any]] = []
     size = 0
     try:
         with open_stream(stream) as source:
-            reader = StreamReader(source)
+            reader = StreamReader(source, None if follow is None else patience(source, follow))
             for p in reader.packets():
                 size = p.offset + p.bytes
                 if p.kind != END:
@@ -43,17 +48,19 @@ def inspect_command(
                         {"index": p.index, "type": p.frame_type, "qp": p.qp, "bytes": p.bytes,
                          "payload_bytes": len(p.payload)}
                     )  # fmt: skip
+            if not rows:
+                raise StreamError("it holds no whole frame yet")
     except StreamError as error:
         raise StreamError(f"{shown_name(stream)}: {error}") from error
-    header, index = reader.header, reader.index
-    assert index is not None
+    header, index = reader.header, reader.index or StreamIndex()
     fmt = header.format
     pixels = fmt.width * fmt.height
     figures = {
         "file": shown_name(stream), "version": header.version, "codec": header.codec, "model_name": header.model_name,
         "model_hash": header.model_hash.hex(), "width": fmt.width, "height": fmt.height, "fps": str(fmt.fps),
         "matrix": fmt.matrix, "full_range": fmt.full_range, "segment_frames": header.segment_frames,
-        "frame_count": len(rows), "intra_frames": len(index.starts), "bytes": size,
+        "finished": reader.finished, "frame_count": len(rows),
+        "intra_frames": sum(row["type"] == "I" for row in rows), "bytes": size,
         "header_bytes": reader.header_bytes, "bpp": 8 * size / (pixels * len(rows)),
         "frames": rows,
         "index": [

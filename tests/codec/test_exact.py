@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from codec.errors import BitreelError
-from codec.exact import reference
+from codec.exact import operations, reference
 from codec.exact.blocks import CheckerboardContext, ResidualBlock, TemporalState, checkerboard
 from codec.exact.layers import WIDE_LIMIT, ExactConv2d, ExactQPTable, ExactWideMap
 from codec.exact.operations import blend, floating, full_precision, scale_by_gate
@@ -109,12 +109,44 @@ def test_quantized_weights_fit_half_precision_and_quantize_to_themselves() -> No
     assert all(np.array_equal(a, b) for a, b in zip(before, after, strict=True))
 
 
-def test_a_changed_weight_is_not_coded_with_the_old_one() -> None:
+@pytest.mark.parametrize("way", ["in place", "data", "fused optimizer", "bias"])
+def test_a_changed_weight_is_not_coded_with_the_old_one(way: str) -> None:
     layer, x = randomized(ExactConv2d(8, 8)), whole(1, 8, 3, 3)
+    optimizer = torch.optim.AdamW(layer.parameters(), lr=0.5, fused=True)
+    layer(x).sum().backward()
     with torch.no_grad():
         first = layer(x)
-        layer.weight.mul_(2)  # type: ignore[operator]
-        assert not torch.equal(layer(x), first)
+        if way == "in place":
+            layer.weight.mul_(2)  # type: ignore[operator]
+        elif way == "data":
+            layer.weight.data.copy_(layer.weight * 2)  # type: ignore[operator]
+        elif way == "bias":
+            layer.bias.data += 3  # type: ignore[operator]
+        else:
+            optimizer.step()
+        with reference.on_numpy(layer):
+            expected = layer(x)
+        assert torch.equal(layer(x), expected)
+        assert not torch.equal(expected, first)
+
+
+def test_full_precision_is_off_again_when_the_last_thread_leaves(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As on a machine with a GPU; the switches are there on every machine."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    (place, switch, off), *_ = operations._tf32_off()
+    before = getattr(place, switch)
+    on = "tf32" if isinstance(off, str) else True
+    try:
+        setattr(place, switch, on)
+        first, second = full_precision(), full_precision()
+        first.__enter__()
+        second.__enter__()
+        first.__exit__(None, None, None)
+        assert getattr(place, switch) == off
+        second.__exit__(None, None, None)
+        assert getattr(place, switch) == on
+    finally:
+        setattr(place, switch, before)
 
 
 def test_gradients_reach_weights_and_inputs_through_the_rounding() -> None:
@@ -142,6 +174,12 @@ def test_qp_tables_equal_the_reference_and_hit_their_knots() -> None:
         values = table(qps)
         with reference.on_numpy(table):
             assert torch.equal(table(qps), values)
+        far = ExactQPTable(3, unit=16)
+        far.knots.copy_(torch.randn(far.knots.shape) * 1e6)
+        with reference.on_numpy(far):
+            held = far(qps)
+        assert torch.equal(far(qps), held)
+        assert float(held.abs().max()) <= 1 << 17
         assert torch.equal(values[::9], torch.floor(table.knots * 16 + 0.5))  # type: ignore[operator]
 
 

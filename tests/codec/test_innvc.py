@@ -259,6 +259,47 @@ def test_every_make_of_prior_codes(setting: dict[str, object], qp: int) -> None:
     assert frames_digest(codec.decode(io.BytesIO(data))) == frames_digest(seen)
 
 
+def test_coding_in_inference_mode_leaves_training_alone(tmp_path: Path) -> None:
+    frames = make_frames(2, 112, 48)  # a size of its own: what is kept for it is made here
+    save_codec(make_codec(), tmp_path / "model")
+    with torch.inference_mode():
+        codec = load_codec(tmp_path / "model")
+        data, seen, _ = encode(codec, frames, EncodeOptions(20))
+        assert frames_digest(codec.decode(io.BytesIO(data))) == frames_digest(seen)
+    luma = torch.stack([torch.from_numpy(f.y) for f in frames])[None, :, None]
+    chroma = torch.stack([torch.stack([torch.from_numpy(f.u), torch.from_numpy(f.v)]) for f in frames])[None]
+    output = make_codec().train()(luma, chroma, torch.tensor([20]), TrainingConditions())
+    (output.bits.sum() + output.sse.sum()).backward()
+
+
+@pytest.mark.parametrize("name", ["prior.enter.bias", "prior.base_scale.knots", "field_decoder.tables.logits"])
+def test_weights_that_are_not_finite_code_nothing(name: str) -> None:
+    codec = make_codec()
+    with torch.no_grad():
+        dict(codec.named_parameters())[name].view(-1)[0] = float("inf")
+    with pytest.raises(BitreelError, match="not finite"):
+        encode(codec, make_frames(1), EncodeOptions(20))
+
+
+@pytest.mark.parametrize(
+    "setting",
+    [{"slice_frames": 0}, {"fine_channels": 0}, {"state_channels": -1}, {"rounding": 0.9}, {"live_fraction": 2},
+     {"distribution": "cauchy"}, {"width": 2.5}],
+)  # fmt: skip
+def test_settings_that_make_no_sense_are_refused(setting: dict[str, object]) -> None:
+    with pytest.raises(UsageError):
+        create_codec("innvc", setting)
+
+
+def test_a_model_loads_whatever_the_default_type(tmp_path: Path) -> None:
+    save_codec(make_codec(), tmp_path / "model")
+    try:
+        torch.set_default_dtype(torch.float64)
+        assert load_codec(tmp_path / "model").model_hash() == make_codec().model_hash()
+    finally:
+        torch.set_default_dtype(torch.float32)
+
+
 def test_the_state_is_what_the_second_inter_frame_is_coded_with() -> None:
     """A state that is lost between two frames decodes to something else, or not at all."""
     codec, frames = make_codec(), make_frames(4)

@@ -191,7 +191,7 @@ def test_what_lies_behind_damage_can_be_had() -> None:
     for broken, behind in ((2, 5), (5, 10)):
         start, end = packet_places(stream())[broken]
         data[(start + end) // 2] ^= 1
-        with pytest.raises(StreamError, match=f"frame {broken} does not hold.*--from-frame {behind}$"):
+        with pytest.raises(StreamError, match=f"frame {broken} does not hold.*from frame {behind}$"):
             list(StoredCodec().decode(io.BytesIO(data), broken))
         assert same(StoredCodec().decode(io.BytesIO(data), behind), list(noise(13))[behind:])
     data[packet_places(stream())[12][0]] ^= 1
