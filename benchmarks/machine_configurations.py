@@ -135,6 +135,8 @@ def float64_by_default(codec: Any) -> Iterator[None]:
 @contextlib.contextmanager
 def inference_mode(codec: Any) -> Iterator[None]:
     """Within a caller's inference mode."""
+    import torch
+
     with torch.inference_mode():
         yield
 
