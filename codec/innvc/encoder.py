@@ -154,6 +154,7 @@ class _Start:
     field_bits: float
 
 
+@full_precision()
 def _plan_frame(state: CodingState, planes: Planes, qp: int, intra: bool, before: _Plan | None) -> _Plan:
     motion = None
     vectors = torch.zeros(1, 2, state.h, state.w, dtype=torch.int64, device=state.device)
