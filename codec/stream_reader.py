@@ -88,13 +88,14 @@ class StreamReader:
             where = f"within frame {self._frame}" if start else f"after {self._frame} whole frames"
             raise StreamError(
                 f"truncated .brl stream: it ends {where}, without its end mark; copy it anew, or take what is "
-                "there by following it (follow)"
+                "there (--follow 0; follow= in Python)"
             )
         payload = rest[:-4]
         checksum = zlib.crc32(payload, zlib.crc32(start, self._checksum))
         if checksum != struct.unpack("<I", rest[-4:])[0]:
             advice = f"; copy it anew{self._way_past()}"
-            raise StreamError(f"damaged .brl stream: the checksum of frame {self._frame} does not hold{advice}")
+            what = "its end packet" if start[0] >> 6 == END else f"frame {self._frame}"
+            raise StreamError(f"damaged .brl stream: the checksum of {what} does not hold{advice}")
         kind, qp = start[0] >> 6, start[0] & 63
         packet = self._packet(kind, qp, payload)
         self._checksum = checksum

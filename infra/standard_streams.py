@@ -59,7 +59,7 @@ def open_stream(path: Path) -> Iterator[BinaryIO]:
 
 @contextmanager
 def standard_output(what: str) -> Iterator[BinaryIO]:
-    """Binary standard output. Where its reader goes away (`| head`), the command ends quietly with status 1.
+    """Binary standard output. Where its reader goes away (`| head`), the command says so and ends with status 1.
 
     Raises UsageError where it is a terminal.
     """
@@ -71,6 +71,7 @@ def standard_output(what: str) -> Iterator[BinaryIO]:
         yield sys.stdout.buffer
         sys.stdout.buffer.flush()
     except BrokenPipeError as error:
+        Console(stderr=True, highlight=False).print(f"stopped: the program that reads {what} has gone away")
         # Python flushes once more at exit; that must not fail again.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         raise typer.Exit(1) from error

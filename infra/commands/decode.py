@@ -45,7 +45,8 @@ def decode_command(
         typer.Option(
             min=0,
             metavar="SECONDS",
-            help="The stream may still be growing: wait up to so long for more, then keep what is there.",
+            help="The file may still be growing: wait up to so long for more, then keep what is there. A pipe is read "
+            "until it closes.",
         ),
     ] = None,
 ) -> None:
@@ -83,6 +84,8 @@ def decode_command(
 def _check_name(out: Path) -> None:
     from pipeline.video_files import SUFFIXES
 
+    if out.is_dir():
+        raise UsageError(f"'{out}' is a folder; give the video's file name")
     if out.suffix.lower() not in SUFFIXES and not is_pipe(out):
         raise UsageError(f"can't write '{out}': the name must end in {', '.join(SUFFIXES)}")
 

@@ -25,7 +25,7 @@ def inspect_command(
     stream: Annotated[Path, typer.Argument(metavar="FILE.brl", help="A file, or - (stdin).")],
     follow: Annotated[
         float | None,
-        typer.Option(min=0, metavar="SECONDS", help="The stream may still be growing: wait up to so long for more."),
+        typer.Option(min=0, metavar="SECONDS", help="The file may still be growing: wait up to so long for more."),
     ] = None,
     json_path: JsonOption = None,
 ) -> None:
@@ -70,7 +70,8 @@ def inspect_command(
     }  # fmt: skip
     for key, value in figures.items():
         if key not in ("frames", "index"):
-            console.print(f"{key.replace('_', ' '):14} {value}", markup=False, soft_wrap=True)
+            shown = f"{value:.4f}" if isinstance(value, float) else value
+            console.print(f"{key.replace('_', ' '):14} {shown}", markup=False, soft_wrap=True)
     table = Table("frame", "type", "QP", "bits", "bits per pixel")
     for column in (0, 2, 3, 4):
         table.columns[column].justify = "right"
