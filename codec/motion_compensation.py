@@ -11,7 +11,6 @@ import torch.nn.functional as F
 from torch import Tensor
 
 BLOCK = 8  # luma samples a side of the block that one vector moves
-VECTORS_PER_SAMPLE = 4  # vectors count quarter luma samples
 LUMA_TAPS = (
     (0, 0, 0, 64, 0, 0, 0, 0),
     (-1, 4, -10, 58, 17, -5, 1, 0),

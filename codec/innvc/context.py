@@ -28,8 +28,8 @@ def _log_table(device: torch.device) -> Tensor:
     (1 + n/16)^24 >= 2^(2k - 1).
     """
     one = MAGNITUDE_FRACTION
-    powers = [(one + n) ** 24 for n in range(_TABLE_SIZE)]
-    bounds = [bisect_left(powers, 2 ** (2 * k - 1) * one**24) for k in range(1, LIMIT + 1)]
+    powers = [(one + n) ** (2 * _OCTAVE) for n in range(_TABLE_SIZE)]
+    bounds = [bisect_left(powers, 2 ** (2 * k - 1) * one ** (2 * _OCTAVE)) for k in range(1, LIMIT + 1)]
     return torch.bucketize(torch.arange(_TABLE_SIZE), torch.tensor(bounds), right=True).float().to(device)
 
 
