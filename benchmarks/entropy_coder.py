@@ -121,7 +121,7 @@ def theirs_by_group(symbols: Symbols, indices: NDArray[np.int64], tables: Tables
 
 def compare(family: Family, bits: float, count: int, repeats: int) -> dict[str, Any]:
     """One mixture, all coders in turns; megasymbols a second (median), and bits a symbol."""
-    tables = ScaleTables(family, 0.5).tables()
+    tables = ScaleTables(family).tables()
     symbols, indices = draw(family, tables, count, bits)
     coders = {
         "ours": ours(symbols, indices, tables),
@@ -161,9 +161,9 @@ def compare(family: Family, bits: float, count: int, repeats: int) -> dict[str, 
     }
 
 
-def excess_of_tables(family: Family, rounding: float, fractions: int) -> dict[str, Any]:
+def excess_of_tables(family: Family, price: float | None, fractions: int) -> dict[str, Any]:
     """What the whole counts and the escape's code add to the ideal entropy, scale by scale, at ideal statistics."""
-    maker = ScaleTables(family, rounding, fractions)
+    maker = ScaleTables(family, price, fractions)
     tables = maker.tables()
     excess, entropy, scales = [], [], []
     for index in range(1, SCALE_COUNT):
@@ -171,7 +171,7 @@ def excess_of_tables(family: Family, rounding: float, fractions: int) -> dict[st
             number = int(maker.number(np.array(index), fraction))
             counts, reach = tables.counts(number), int(tables.reaches[number])
             far = max(reach + 10, int(14 * scale_of(index)))
-            ideal = probabilities(family, index, rounding, far, [fraction / fractions])[0, :-1]
+            ideal = probabilities(family, index, maker.decisions(index), far, [fraction / fractions])[0, :-1]
             order = escape_order(reach)
             steps = np.floor(np.log2(np.arange(far - reach).repeat(2) + (1 << order)))
             paid = np.concatenate([16 - np.log2(counts[:-1]), 16 - np.log2(counts[-1]) + 2 + 2 * steps - order])
@@ -183,7 +183,7 @@ def excess_of_tables(family: Family, rounding: float, fractions: int) -> dict[st
     large = np.array(entropy) >= 0.01
     return {
         "family": family,
-        "rounding": rounding,
+        "price": price,
         "fractions": fractions,
         "total": sum(excess) / sum(entropy),
         "mean_from_0.01_bits": float(share[large].mean()),
@@ -214,10 +214,13 @@ def main() -> None:
             print(f"decode {found['decode_ratio']:.1f}x; over the counts' own charge: {found['rate_over_counts']:.4%}")
     print("\ntables over the ideal distribution (at ideal statistics, escapes paid)")
     for family in families:
-        for rounding, fractions in ((0.5, 1), (0.3, 1), (0.5, 16)):
-            row = excess_of_tables(family, rounding, fractions)
+        for price, fractions in ((None, 1), (7.5, 1), (None, 16)):
+            row = excess_of_tables(family, price, fractions)
             figures["tables"].append(row)
-            print(f"  {family}, rounding {rounding}, {fractions} fractions: all {row['total']:.4%};", end=" ")
+            print(
+                f"  {family}, {'plain rounding' if price is None else f'decisions at {price}'}, {fractions} fractions: all {row['total']:.4%};",
+                end=" ",
+            )
             print(f"mean {row['mean_from_0.01_bits']:.3%}, worst {row['worst_from_0.01_bits']:.3%}", end=" ")
             print(
                 f"at scale {row['worst_scale']:.3f}; {row['tables_below_0.01_bits']} tables of less than 0.01 bits",

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any, Literal, TypeVar
 
 import numpy as np
@@ -26,6 +27,7 @@ SMALLEST_SCALE = 0.05  # in quantization steps; below it a symbol is as good as 
 LARGEST_SCALE = 384.0
 LOG2_STEP = math.log2(LARGEST_SCALE / SMALLEST_SCALE) / (SCALE_COUNT - 1)
 _LARGEST_REACH = 2047
+_WIDEST_DEAD_ZONE, _LEAST_ROUNDING = 1.0, 0.2
 # Up to this index (a scale of 15) it matters where between whole numbers a mean lies; beyond, under 0.001 bit.
 _FINE_SCALES = 40
 _REACH_IN_SCALES = {"laplace": 10.0, "gaussian": 4.2}  # about; what `_useful_reach` comes to
@@ -44,15 +46,45 @@ def _upper_tail(family: Family, edges: NDArray[np.float64], scale: float) -> NDA
     return np.where(edges < 0, 1 - below, below)
 
 
+@dataclass(frozen=True)
+class Decisions:
+    """How a quantizer decides, which the probability of a symbol hangs on: a residual r in steps becomes 0 below
+    dead_zone, else max(1, floor(|r| + rounding)), with r's sign."""
+
+    dead_zone: float
+    rounding: float
+
+    @staticmethod
+    def plain(rounding: float) -> Decisions:
+        """floor(|r| + rounding) everywhere; 0.5 is plain rounding."""
+        return Decisions(1 - rounding, rounding)
+
+
+def best_decisions(family: Family, index: int, price: float) -> Decisions:
+    """What is cheapest for residuals of this scale where a squared step of error is worth `price` bits.
+
+    Between 0 and 1 it is settled by the difference of their bits, further up by what one more costs there. Bits hang
+    on the decisions in turn: a few rounds settle it.
+    """
+    found = Decisions.plain(0.5)
+    for _ in range(20):
+        likely = probabilities(family, index, found, 3)[0]
+        bits = -np.log2(np.maximum(likely, 2.0**-24))
+        dead_zone = 0.5 + max(bits[1] - bits[0], 0) / (2 * price)
+        rounding = 0.5 - max(bits[5] - bits[3], 0) / (2 * price)
+        found = Decisions(min(float(dead_zone), _WIDEST_DEAD_ZONE), max(float(rounding), _LEAST_ROUNDING))
+    return found
+
+
 def probabilities(
-    family: Family, index: int, rounding: float, reach: int, offsets: Sequence[float] = (0.0,)
+    family: Family, index: int, decisions: Decisions, reach: int, offsets: Sequence[float] = (0.0,)
 ) -> NDArray[np.float64]:
     """Ideal probabilities (offsets, 2·reach + 2) of the symbols 0, 1, -1, 2, -2 … ±reach and, last, of all beyond.
 
-    rounding: the quantizer takes floor(|r| + rounding) for a residual r in steps, so 0.5 is plain rounding and less
-    is a dead zone; the probability of a symbol is the mass that the quantizer sends to it. offsets: means, in steps.
+    The probability of a symbol is the mass that the quantizer sends to it. offsets: means, in steps.
     """
-    edges = np.arange(1, reach + 2) - rounding
+    edges = np.arange(1, reach + 2) - decisions.rounding
+    edges[0] = decisions.dead_zone
     means = np.asarray(offsets, np.float64)[:, None]
     above = _upper_tail(family, edges - means, scale_of(index))  # each side from its own tail: no cancellation
     below = _upper_tail(family, edges + means, scale_of(index))
@@ -63,10 +95,10 @@ def probabilities(
     return found
 
 
-def _useful_reach(family: Family, index: int, rounding: float, offsets: Sequence[float]) -> int:
+def _useful_reach(family: Family, index: int, decisions: Decisions, offsets: Sequence[float]) -> int:
     """The largest magnitude worth an entry: one that is due half a count. Rarer ones would each take a whole one."""
     most = max(1, min(_LARGEST_REACH, math.ceil(12 * scale_of(index))))
-    likely = probabilities(family, index, rounding, most, offsets).max(0)
+    likely = probabilities(family, index, decisions, most, offsets).max(0)
     due = np.flatnonzero(np.maximum(likely[1:-1:2], likely[2:-1:2]) * COUNT_TOTAL >= 0.5)
     return int(due[-1]) + 1 if len(due) else 1
 
@@ -74,28 +106,50 @@ def _useful_reach(family: Family, index: int, rounding: float, offsets: Sequence
 class ScaleTables(nn.Module):
     """Tables of one family for 64 log-spaced scales, where wanted for means between whole numbers too.
 
-    family: "laplace" or "gaussian". rounding: the quantizer's, see `probabilities`. fractions: 1, or 16 for means in
-    sixteenths of a step from -8/16 to 7/16 (with plain rounding, 0.5); the largest scales take no note of them.
-    Buffers: counts (entries,) int32, table after table; reaches (tables,) int32.
+    family: "laplace" or "gaussian". price: bits that a squared step of error is worth, by which the quantizer decides
+    (see `best_decisions`); None for plain rounding. fractions: 1, or 16 for means in sixteenths of a step from -8/16 to
+    7/16 (with plain rounding); the largest scales take no note of them.
+    Buffers: counts (entries,) int32, table after table; reaches (tables,) int32; dead_zones and roundings (64,) int32,
+    the quantizer's `Decisions` for each scale in 256ths.
     """
 
     counts: Tensor
     reaches: Tensor
+    dead_zones: Tensor
+    roundings: Tensor
 
-    def __init__(self, family: Family, rounding: float, fractions: int = 1) -> None:
+    def __init__(self, family: Family, price: float | None = None, fractions: int = 1) -> None:
         super().__init__()
-        if fractions > 1 and rounding != 0.5:
+        if fractions > 1 and price is not None:
             raise ValueError("means between whole numbers need plain rounding")
-        self.family, self.rounding, self.fractions = family, rounding, fractions
+        self.family, self.fractions = family, fractions
+        plain = Decisions.plain(0.5)
+        chosen = [plain if price is None else best_decisions(family, i, price) for i in range(SCALE_COUNT)]
+        self.register_buffer("dead_zones", torch.tensor([round(d.dead_zone * 256) for d in chosen], dtype=torch.int32))
+        self.register_buffer("roundings", torch.tensor([round(d.rounding * 256) for d in chosen], dtype=torch.int32))
         counts, reaches = [], []
         for index in range(1, SCALE_COUNT):
             offsets = self._offsets(index)
-            reach = _useful_reach(family, index, rounding, offsets)
-            counts.append(whole_counts(probabilities(family, index, rounding, reach, offsets)).reshape(-1))
+            decisions = self.decisions(index)
+            reach = _useful_reach(family, index, decisions, offsets)
+            counts.append(whole_counts(probabilities(family, index, decisions, reach, offsets)).reshape(-1))
             reaches += [reach] * len(offsets)
         self.register_buffer("counts", torch.from_numpy(np.concatenate(counts).astype(np.int32)))
         self.register_buffer("reaches", torch.tensor(reaches, dtype=torch.int32))
         self._tables: Tables | None = None
+
+    def decisions(self, index: int) -> Decisions:
+        """How the quantizer decides where this scale is expected."""
+        return Decisions(int(self.dead_zones[index]) / 256, int(self.roundings[index]) / 256)
+
+    def quantize(self, residual: Tensor, step: Tensor, scale_index: Tensor) -> Tensor:
+        """Symbols, int32, of residuals in whole units and their step in the same; all three broadcast, int64."""
+        magnitude = residual.abs().long()
+        index = scale_index.clamp_min(1)
+        dead_zone, rounding = self.dead_zones.long()[index], self.roundings.long()[index]
+        coded = torch.div(magnitude * 256 + rounding * step, 256 * step, rounding_mode="floor").clamp_min(1)
+        found = torch.where(magnitude * 256 >= dead_zone * step, coded, 0) * residual.sign()
+        return torch.where(scale_index > 0, found, 0).int()
 
     def _offsets(self, index: int) -> list[float]:
         """The means, in steps, that this scale has a table for each."""
@@ -120,7 +174,7 @@ class ScaleTables(nn.Module):
             ideal, place = [], 0
             for index in range(1, SCALE_COUNT):
                 offsets = self._offsets(index)
-                likely = probabilities(self.family, index, self.rounding, int(reaches[place]), offsets)
+                likely = probabilities(self.family, index, self.decisions(index), int(reaches[place]), offsets)
                 # The model is the distribution with an escape: of all that is rarer than a count, one in 65536.
                 ideal.append(-np.log2(np.maximum(likely, 1 / COUNT_TOTAL)).reshape(-1))
                 place += len(offsets)
@@ -129,7 +183,7 @@ class ScaleTables(nn.Module):
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *rest: Any) -> None:
         # Where a table ends was settled on the machine that made it; here it may have come out one entry off.
-        for name in ("counts", "reaches"):
+        for name in ("counts", "reaches", "dead_zones", "roundings"):
             if (stored := state_dict.get(prefix + name)) is not None:
                 setattr(self, name, torch.empty_like(getattr(self, name)).new_empty(stored.shape))
         super()._load_from_state_dict(state_dict, prefix, *rest)
@@ -208,14 +262,23 @@ class LearnedTables(nn.Module):
         self._counted = self.logits.detach().cpu().clone() if prefix + "counts" in state_dict else None
 
 
-def scale_bits(family: Family, symbols: Tensor, index: Tensor, rounding: float | Tensor) -> Tensor:
-    """`laplace_bits` or `gaussian_bits`, or what an escape costs where that is less, as when coding."""
-    ideal = laplace_bits(symbols, index, rounding) if family == "laplace" else gaussian_bits(symbols, index, rounding)
+def scale_bits(family: Family, symbols: Tensor, index: Tensor, dead_zone: Tensor, rounding: Tensor) -> Tensor:
+    """Bits of symbols under a distribution of real-valued scale index, differentiable; all broadcast.
+
+    symbols: whole numbers (their carriers may have gradients), less the mean's fraction with plain rounding.
+    dead_zone, rounding: how the quantizer decided, see `Decisions`. An escape's cost counts where it is less.
+    """
+    scale = _real_scale(index)
+    magnitude = symbols.abs()
+    near = magnitude - torch.where(symbols.detach().abs() < 1.5, 1 - dead_zone, rounding)
+    far = magnitude.detach() + 1 - rounding
+    bits = _laplace_bits if family == "laplace" else _gaussian_bits
+    ideal = bits(symbols, scale, near, far, dead_zone)
     # Tables end where an entry is due half a count. Behind: the escape's count, sign and Exp-Golomb bits of what
     # exceeds the reach, in units of an eighth of it.
-    reach = _real_scale(index) * _REACH_IN_SCALES[family]
+    reach = scale * _REACH_IN_SCALES[family]
     unit = (reach / 8).clamp_min(1)
-    beyond = (symbols.abs() - reach).clamp_min(0)
+    beyond = (magnitude - reach).clamp_min(0)
     escaped = COUNT_BITS + 2 + torch.log2(unit) + 2 * torch.log2(1 + beyond / unit)
     return torch.minimum(ideal, escaped)
 
@@ -225,32 +288,22 @@ def _real_scale(index: Tensor) -> Tensor:
     return SMALLEST_SCALE * torch.exp2(LOG2_STEP * clamped)
 
 
-def laplace_bits(symbols: Tensor, index: Tensor, rounding: float | Tensor) -> Tensor:
-    """Bits of symbols under a Laplace of real-valued scale index, differentiable; all three broadcast.
-
-    symbols: whole numbers (their carriers may have gradients), less the mean's fraction where rounding is 0.5.
-    Tails are written in the log domain: differences of exponentials would give NaN gradients.
-    """
-    scale = _real_scale(index)
-    magnitude = symbols.abs()
+def _laplace_bits(symbols: Tensor, scale: Tensor, near: Tensor, far: Tensor, dead_zone: Tensor) -> Tensor:
+    """Tails are written in the log domain: differences of exponentials would give NaN gradients."""
     central = symbols.detach().abs() < 0.5
-    inner = torch.where(central, magnitude, 0.0)  # the branch not taken must be finite too
-    edge = 1 - rounding
-    zero = -torch.log2(-(torch.expm1(-(edge - inner) / scale) + torch.expm1(-(edge + inner) / scale)) / 2)
-    other = 1 + (magnitude - rounding) / (scale * math.log(2)) - torch.log2(-torch.expm1(-1 / scale))
+    inner = torch.where(central, symbols.abs(), 0.0)  # the branch not taken must be finite too
+    zero = -torch.log2(-(torch.expm1(-(dead_zone - inner) / scale) + torch.expm1(-(dead_zone + inner) / scale)) / 2)
+    width = torch.where(central, 1.0, far - near.detach())
+    other = 1 + near / (scale * math.log(2)) - torch.log2(-torch.expm1(-width / scale))
     return torch.where(central, zero, other)
 
 
-def gaussian_bits(symbols: Tensor, index: Tensor, rounding: float | Tensor) -> Tensor:
-    """Bits of symbols under a Gaussian of real-valued scale index, as `laplace_bits`."""
-    scale = _real_scale(index)
-    magnitude = symbols.abs()
+def _gaussian_bits(symbols: Tensor, scale: Tensor, near: Tensor, far: Tensor, dead_zone: Tensor) -> Tensor:
     central = symbols.detach().abs() < 0.5
-    inner = torch.where(central, magnitude, 0.0)
-    outer = torch.where(central, 1.0, magnitude)
-    edge, root = 1 - rounding, math.sqrt(2)
-    zero = (torch.erf((edge - inner) / (scale * root)) + torch.erf((edge + inner) / (scale * root))) / 2
-    near = torch.special.log_ndtr((rounding - outer) / scale)
-    far = torch.special.log_ndtr((rounding - outer - 1) / scale)
-    other = near + torch.log(-torch.expm1(far - near))
+    inner = torch.where(central, symbols.abs(), 0.0)
+    near, far = torch.where(central, 0.5, near), torch.where(central, 1.5, far)
+    root = math.sqrt(2)
+    zero = (torch.erf((dead_zone - inner) / (scale * root)) + torch.erf((dead_zone + inner) / (scale * root))) / 2
+    first, second = torch.special.log_ndtr(-near / scale), torch.special.log_ndtr(-far / scale)
+    other = first + torch.log(-torch.expm1(second - first))
     return torch.where(central, -torch.log2(zero), other * (-1 / math.log(2)))

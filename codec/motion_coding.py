@@ -55,6 +55,11 @@ def _start() -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     return np.frombuffer(_START, np.uint8).astype(np.int64) << 8, np.full(CONTEXTS, _START_SEEN)
 
 
+def start_chances() -> NDArray[np.float64]:
+    """Each context's chance of a one before anything is coded, in 65536ths, (CONTEXTS,)."""
+    return np.maximum(_start()[0], 256).astype(np.float64)
+
+
 def encode_motion(coder: SymbolEncoder, motion: Motion) -> None:
     """Code one frame's motion (batch of one) into the packet. Raises BitreelError for vectors that can't be coded."""
     from codec.motion_kernels import TOO_FAR, code_motion

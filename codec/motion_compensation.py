@@ -1,13 +1,20 @@
 """Block motion compensation in exact arithmetic: quarter-pel luma, eighth-pel chroma, one vector an 8x8 luma block.
 
-The interpolation filters are those of H.265 (8 taps luma, 4 taps chroma; ITU-T H.265, 8.5.3.3.3). All sums are whole
-numbers below 2^24, so float32 carries them exactly and every device predicts the same samples.
+The interpolation filters are those of H.265 (8 taps luma, 4 taps chroma; ITU-T H.265, 8.5.3.3.3). Overlapped
+compensation (Orchard and Sullivan 1994; H.263, annex F) mixes each sample's prediction by the own vector with those by
+the vectors of the blocks nearest to it, in eighths. All sums are whole numbers below 2^24, so float32 carries them
+exactly and every device predicts the same samples. On CPUs compiled kernels do the same where numba is installed.
 """
 
 from __future__ import annotations
 
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
 import torch
 import torch.nn.functional as F
+from numpy.typing import NDArray
 from torch import Tensor
 
 BLOCK = 8  # luma samples a side of the block that one vector moves
@@ -37,13 +44,43 @@ def gather_blocks(padded: Tensor, top: Tensor, left: Tensor, size: int) -> Tenso
     return torch.take(padded, start[..., None, None] + (inside[:, None] * width + inside))
 
 
-def compensate_plane(reference: Tensor, vectors: Tensor, block: int, taps: tuple[tuple[int, ...], ...]) -> Tensor:
+@lru_cache
+def overlap_weights(block: int) -> NDArray[np.int64]:
+    """Eighths of a sample's prediction, (5, block, block): by the vector of its own block, of the upper, the lower, the
+    left and the right one. A neighbour counts in the half next to it, a quarter at the very edge."""
+    edge = np.zeros((block, block), np.int64)
+    edge[: block // 2] = 1
+    edge[: block // 8 or 1] = 2
+    if block > 4:
+        edge[1, 2:-2] = 2
+    sides = [edge, edge[::-1], edge.T, edge.T[:, ::-1]]
+    return np.ascontiguousarray(np.stack([8 - sum(sides), *sides]))
+
+
+def compensate_plane(
+    reference: Tensor, vectors: Tensor, block: int, taps: tuple[tuple[int, ...], ...], overlapped: bool = False
+) -> Tensor:
     """Predict one plane.
 
     reference: (N, H, W) float32 holding whole numbers 0..255, sides multiples of `block`.
     vectors: (N, 2, H/block, W/block) int64 (dy, dx) in 1/len(taps) of a sample.
+    overlapped: mix each block with what its four neighbours' vectors would predict, see `overlap_weights`.
     Returns (N, H, W) float32, whole numbers 0..255. Beyond its edges the reference repeats its border samples.
     """
+    own = _moved_blocks(reference, vectors, block, taps)
+    if overlapped:
+        weights = torch.from_numpy(overlap_weights(block)).to(own)
+        around = F.pad(vectors.float(), (1, 1, 1, 1), mode="replicate").long()
+        near = (around[:, :, :-2, 1:-1], around[:, :, 2:, 1:-1], around[:, :, 1:-1, :-2], around[:, :, 1:-1, 2:])
+        total = own * weights[0]
+        for weight, side in zip(weights[1:], near, strict=True):
+            total = total + _moved_blocks(reference, side, block, taps) * weight
+        own = torch.floor((total + 4) / 8)
+    return own.permute(0, 1, 3, 2, 4).reshape(reference.shape)
+
+
+def _moved_blocks(reference: Tensor, vectors: Tensor, block: int, taps: tuple[tuple[int, ...], ...]) -> Tensor:
+    """(N, h, w, block, block), each block moved by its own vector."""
     _, height, width = reference.shape
     phases, count = len(taps), len(taps[0])
     before = count // 2 - 1
@@ -62,14 +99,37 @@ def compensate_plane(reference: Tensor, vectors: Tensor, block: int, taps: tuple
     assert isinstance(lines, Tensor)
     out = sum(down[..., k, None, None] * lines[..., k : k + block, :] for k in range(count))
     assert isinstance(out, Tensor)
-    out = torch.floor((out + 2048) / 4096).clamp(0, 255)
-    return out.permute(0, 1, 3, 2, 4).reshape(reference.shape)
+    return torch.floor((out + 2048) / 4096).clamp(0, 255)
 
 
-def compensate(luma: Tensor, chroma: Tensor, vectors: Tensor) -> tuple[Tensor, Tensor]:
+def compensate(luma: Tensor, chroma: Tensor, vectors: Tensor, overlapped: bool = False) -> tuple[Tensor, Tensor]:
     """Predict a frame: luma (N, H, W), chroma (N, 2, H/2, W/2) float32 whole numbers; vectors (N, 2, H/8, W/8)."""
     n, _, height, width = chroma.shape
-    predicted = compensate_plane(luma, vectors, BLOCK, LUMA_TAPS)
     twice = vectors.repeat_interleave(2, dim=0)
-    colour = compensate_plane(chroma.reshape(n * 2, height, width), twice, BLOCK // 2, CHROMA_TAPS)
-    return predicted, colour.reshape(chroma.shape)
+    colour = chroma.reshape(n * 2, height, width)
+    move = _compiled_plane if luma.device.type == "cpu" and _kernels() is not None else compensate_plane
+    predicted = move(luma, vectors, BLOCK, LUMA_TAPS, overlapped)
+    return predicted, move(colour, twice, BLOCK // 2, CHROMA_TAPS, overlapped).reshape(chroma.shape)
+
+
+def _compiled_plane(
+    reference: Tensor, vectors: Tensor, block: int, taps: tuple[tuple[int, ...], ...], overlapped: bool
+) -> Tensor:
+    """`compensate_plane` by the compiled kernel."""
+    planes = np.ascontiguousarray(reference.byte().numpy())
+    moves = np.ascontiguousarray(vectors.numpy())
+    out = np.empty_like(planes)
+    table, weights = np.array(taps, np.int64), overlap_weights(block)
+    for plane, move, result in zip(planes, moves, out, strict=True):
+        _kernels().compensate_frame(plane, move, block, table, weights, overlapped, result)
+    return torch.from_numpy(out).float()
+
+
+@lru_cache
+def _kernels() -> Any:
+    """The compiled kernels, or None where numba is not installed (training needs no more than PyTorch)."""
+    try:
+        from codec import motion_compensation_kernels
+    except ImportError:
+        return None
+    return motion_compensation_kernels

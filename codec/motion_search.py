@@ -1,30 +1,29 @@
-"""Motion search: 16x16 blocks that may split into four 8x8, quarter-pel, chosen by SAD plus λ times vector bits.
+"""Motion search: 16x16 blocks that may split into four 8x8, quarter-pel, each chosen by what it will cost in bits.
 
-The encoder's choice only: a decoder never runs it. Works on batches, so training searches its crops the same way.
+Blocks are decided in the order that they are coded in, so a vector's price is what the vector coder would take given
+the neighbours that are already decided. A residual's price is an estimate from its Hadamard transform: the squared
+error of what will quantize to zero, and about the bits of what will not. The encoder's choice only: a decoder never
+runs it, and nothing depends on two machines choosing alike.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 
+import numpy as np
 import torch
-import torch.nn.functional as F
+from numpy.typing import NDArray
 from torch import Tensor
 
-from codec.motion_compensation import BLOCK, LUMA_TAPS
+from codec.motion_search_batched import search_batch
 
-_PAD = 3 * BLOCK
-
-
-@dataclass(frozen=True)
-class SearchSettings:
-    """How far and how finely to search.
-
-    reach: whole luma samples of the first, coarse search. neighbours: rounds of trying the vectors next door.
-    """
-
-    reach: int = 32
-    neighbours: int = 2
+_ENTRIES = 4096
+_PER_STEP = 32  # price entries a quantization step
+# A coefficient of u steps costs 7.5 u² where it becomes zero, and from there on so many bits more an octave.
+_ZERO_PRICE = 7.5
+_ZERO_ENDS = 0.7
+_OCTAVE_PRICE = 1.3
 
 
 @dataclass(frozen=True)
@@ -37,145 +36,61 @@ class Motion:
 
 
 def search_motion(
-    current: Tensor,
-    reference: Tensor,
-    weight: Tensor,
-    settings: SearchSettings,
-    previous: Tensor | None = None,
+    current: Tensor, reference: Tensor, step: Tensor, reach: int = 32, previous: Tensor | None = None
 ) -> Motion:
     """Vectors that predict `current` from `reference`.
 
-    current, reference: (N, H, W) float32, sides multiples of 16; weight: (N,) SAD that one bit is worth.
-    previous: (N, 2, H/8, W/8) vectors of the frame before, tried as candidates.
+    current, reference: (N, H, W) whole numbers 0..255 of any type, sides multiples of 16; step: (N,) quantization
+    steps that the residual will be coded with, in sample units; reach: luma samples of the first, coarse search each
+    way; previous: (N, 2, H/8, W/8) vectors of the frame before, tried as candidates.
     """
-    n = len(current)
-    matcher = _Matcher(current, reference)
-    price = weight.view(n, 1, 1)
-    large = _coarse(current, reference, settings.reach)
-    cost = matcher.cost16(large)
-    best = _Best(large, cost + price * _vector_bits(large, _predict(large)))
-    candidates = [torch.zeros_like(large)]
-    if previous is not None:
-        candidates.append(previous[:, :, ::2, ::2])
-    for candidate in candidates:
-        best.offer(candidate, matcher.cost16(candidate) + price * _vector_bits(candidate, _predict(best.vectors)))
-    for _ in range(settings.neighbours):
-        _try_neighbours(best, matcher, price)
-    for step in (8, 4, 2, 1):  # two samples, one, a half, a quarter
-        _refine(best, matcher.cost16, price, step)
-    _try_neighbours(best, matcher, price)
-
-    parent = best.vectors.repeat_interleave(2, 2).repeat_interleave(2, 3)
-    small = _Best(parent, matcher.cost8(parent) + price)
-    for step in (4, 2, 1):
-        _refine(small, matcher.cost8, price, step, parent)
-    together = F.avg_pool2d(small.cost[:, None], 2)[:, 0] * 4 + price * 2
-    split = together < best.cost
-    wide = split.repeat_interleave(2, 1).repeat_interleave(2, 2)
-    return Motion(torch.where(wide[:, None], small.vectors, parent), split)
+    kernels = _kernels() if current.device.type == "cpu" else None
+    if kernels is None:
+        vectors, split = search_batch(current.float(), reference.float(), vector_weight(step), reach, previous)
+        return Motion(vectors, split)
+    n, height, width = current.shape
+    found = np.zeros((n, 2, height // 8, width // 8), np.int64)
+    divided = np.zeros((n, height // 16, width // 16), np.uint8)
+    before = np.zeros_like(found) if previous is None else np.ascontiguousarray(previous.numpy())
+    frames, references = (np.ascontiguousarray(x.byte().numpy()) for x in (current, reference))
+    prices = _prices()
+    for i, size in enumerate(step.tolist()):
+        weight = np.float32(vector_weight(torch.tensor(size)))
+        kernels.search_frame(
+            frames[i], references[i], before[i], weight, np.float32(_PER_STEP / (8 * size)), reach, _vector_prices(),
+            prices, found[i], divided[i],
+        )  # fmt: skip
+    return Motion(torch.from_numpy(found), torch.from_numpy(divided.astype(bool)))
 
 
-class _Best:
-    """The cheapest vectors so far, block by block."""
-
-    def __init__(self, vectors: Tensor, cost: Tensor) -> None:
-        self.vectors, self.cost = vectors, cost
-
-    def offer(self, vectors: Tensor, cost: Tensor) -> None:
-        better = cost < self.cost
-        self.vectors = torch.where(better[:, None], vectors, self.vectors)
-        self.cost = torch.where(better, cost, self.cost)
+def vector_weight(step: Tensor) -> Tensor:
+    """SAD that a vector bit is worth at a quantization step; steeper where most residuals are not coded at all."""
+    return 0.4 * step * (1 + step / 40)
 
 
-class _Matcher:
-    """Sums of absolute differences for any vectors, from the reference interpolated at all 16 quarter positions."""
-
-    def __init__(self, current: Tensor, reference: Tensor) -> None:
-        n, self.height, self.width = current.shape
-        h, w = self.height // BLOCK, self.width // BLOCK
-        self.blocks = current.view(n, h, BLOCK, w, BLOCK).permute(0, 1, 3, 2, 4)
-        taps = torch.tensor(LUMA_TAPS, dtype=reference.dtype, device=reference.device) / 64
-        padded = F.pad(reference[:, None], (_PAD + 3, _PAD + 4, _PAD + 3, _PAD + 4), mode="replicate")
-        across = F.conv2d(padded, taps.view(4, 1, 1, 8))
-        planes = F.conv2d(across.reshape(n * 4, 1, *across.shape[2:]), taps.view(4, 1, 8, 1))
-        self.planes = planes.reshape(n * 16, *planes.shape[2:])  # plane (n, x phase, y phase)
-        self.first = torch.arange(n, device=current.device).view(n, 1, 1) * 16 * planes.shape[2] * planes.shape[3]
-        self.rows = torch.arange(h, device=current.device).view(1, -1, 1) * BLOCK
-        self.columns = torch.arange(w, device=current.device).view(1, 1, -1) * BLOCK
-
-    def cost8(self, vectors: Tensor) -> Tensor:
-        """(N, 2, H/8, W/8) vectors → (N, H/8, W/8) SAD."""
-        whole = vectors >> 2
-        phase = (vectors[:, 1] & 3) * 4 + (vectors[:, 0] & 3)
-        top = (self.rows + whole[:, 0]).clamp(-2 * BLOCK, self.height + BLOCK) + _PAD
-        left = (self.columns + whole[:, 1]).clamp(-2 * BLOCK, self.width + BLOCK) + _PAD
-        _, height, width = self.planes.shape
-        start = self.first + (phase * height + top) * width + left
-        inside = torch.arange(BLOCK, device=vectors.device)
-        predicted = torch.take(self.planes, start[..., None, None] + (inside[:, None] * width + inside))
-        return (predicted - self.blocks).abs().sum((-1, -2))
-
-    def cost16(self, vectors: Tensor) -> Tensor:
-        """(N, 2, H/16, W/16) vectors → (N, H/16, W/16) SAD."""
-        cost = self.cost8(vectors.repeat_interleave(2, 2).repeat_interleave(2, 3))
-        return F.avg_pool2d(cost[:, None], 2)[:, 0] * 4
+@lru_cache
+def _prices() -> NDArray[np.float32]:
+    u = (np.arange(_ENTRIES) + 0.5) / _PER_STEP
+    coded = _ZERO_PRICE * _ZERO_ENDS**2 + _OCTAVE_PRICE * np.log2(np.maximum(u, _ZERO_ENDS) / _ZERO_ENDS)
+    prices = np.where(u < _ZERO_ENDS, _ZERO_PRICE * u * u, coded).astype(np.float32)
+    prices[0] = 0
+    return prices
 
 
-def _coarse(current: Tensor, reference: Tensor, reach: int) -> Tensor:
-    """Whole search over ±reach at a quarter of the size; (N, 2, H/16, W/16) in quarter samples."""
-    small = F.avg_pool2d(current[:, None], 4)
-    r = reach // 4
-    wide = F.pad(F.avg_pool2d(reference[:, None], 4), (r, r, r, r), mode="replicate")
-    h, w = small.shape[2:]
-    best: Tensor | None = None
-    vectors = torch.zeros(current.shape[0], 2, h // 4, w // 4, dtype=torch.int64, device=current.device)
-    for dy in range(-r, r + 1):
-        across = torch.cat([wide[:, :, r + dy : r + dy + h, r + dx : r + dx + w] for dx in range(-r, r + 1)], dim=1)
-        # A window wider than the block itself steadies the choice; the tie goes to the shorter vector.
-        cost = F.avg_pool2d((across - small).abs(), 6, stride=4, padding=1)
-        shift = torch.arange(-r, r + 1, device=current.device)
-        cost = cost + 0.02 * (shift.abs() + abs(dy)).view(1, -1, 1, 1)
-        value, index = cost.min(dim=1)
-        better = torch.ones_like(value, dtype=torch.bool) if best is None else value < best
-        best = value if best is None else torch.where(better, value, best)
-        vectors[:, 0] = torch.where(better, dy * 16, vectors[:, 0])
-        vectors[:, 1] = torch.where(better, (index - r) * 16, vectors[:, 1])
-    return vectors
+@lru_cache
+def _vector_prices() -> NDArray[np.float32]:
+    """Bits of a zero and of a one in each context of the vector coder, (2, contexts), by its chances at the start."""
+    from codec.motion_coding import start_chances
+
+    one = start_chances() / 65536
+    return np.stack([-np.log2(1 - one), -np.log2(one)]).astype(np.float32)
 
 
-def _predict(vectors: Tensor) -> Tensor:
-    """Median of left, upper and upper right neighbour, all at once: what coding will roughly predict from."""
-    wide = F.pad(vectors, (1, 1, 1, 0))
-    left, up, corner = wide[:, :, 1:, :-2], wide[:, :, :-1, 1:-1], wide[:, :, :-1, 2:]
-    return torch.stack([left, up, corner]).median(dim=0).values
-
-
-def _vector_bits(vectors: Tensor, predicted: Tensor) -> Tensor:
-    difference = (vectors - predicted).abs().float()
-    # A vector as predicted is one cheap flag; any other takes a dear flag and two numbers.
-    return torch.where(difference.sum(1) > 0, 3 + (1 + 2 * torch.log2(1 + difference)).sum(1), 0.5)
-
-
-def _refine(best: _Best, matching: object, price: Tensor, step: int, predicted: Tensor | None = None) -> None:
-    centre = best.vectors
-    towards = _predict(centre) if predicted is None else predicted
-    for dy in (-step, 0, step):
-        for dx in (-step, 0, step):
-            if dy or dx:
-                shift = torch.tensor([dy, dx], device=centre.device).view(1, 2, 1, 1)
-                moved = centre + shift
-                best.offer(moved, matching(moved) + price * _vector_bits(moved, towards))  # type: ignore[operator]
-
-
-def _try_neighbours(best: _Best, matcher: _Matcher, price: Tensor) -> None:
-    around = F.pad(best.vectors.float(), (1, 1, 1, 1), mode="replicate").long()
-    towards = _predict(best.vectors)
-    best.cost = matcher.cost16(best.vectors) + price * _vector_bits(best.vectors, towards)
-    for candidate in (
-        towards,
-        around[:, :, 1:-1, :-2],
-        around[:, :, 1:-1, 2:],
-        around[:, :, :-2, 1:-1],
-        around[:, :, 2:, 1:-1],
-    ):
-        best.offer(candidate, matcher.cost16(candidate) + price * _vector_bits(candidate, towards))
+@lru_cache
+def _kernels():  # type: ignore[no-untyped-def]
+    """The compiled search, or None where numba is not installed (training needs no more than PyTorch)."""
+    try:
+        from codec import motion_search_kernels
+    except ImportError:
+        return None
+    return motion_search_kernels

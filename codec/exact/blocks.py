@@ -28,7 +28,7 @@ class ResidualBlock(nn.Module):
 class CheckerboardContext(nn.Module):
     """Spatial context: what a group's first half says about the second (a two-step checkerboard).
 
-    The four direct neighbours of each place of the second half belong to the first.
+    The four direct neighbours of each place of the second half belong to the first; see `checkerboard`.
     """
 
     def __init__(self, channels: int, width: int) -> None:
@@ -44,13 +44,20 @@ class CheckerboardContext(nn.Module):
         return add(state, self.leave(relu(self.enter(self.gather(known)))))
 
 
-@kept(4)
-def checkerboard(h: int, w: int, device: torch.device) -> tuple[Tensor, Tensor]:
-    """Flat positions of the first and of the second half of an h x w grid, int64 each."""
+@kept(16)
+def checkerboard(channels: int, h: int, w: int, device: torch.device) -> tuple[Tensor, Tensor]:
+    """Flat positions of the first and of the second half of an h x w grid with h·w even, (channels, h·w/2) int64 each.
+
+    Every other channel has them the other way round, so that the second half of one has the first half of its
+    neighbours in frequency at the very same place.
+    """
     rows, columns = torch.meshgrid(torch.arange(h), torch.arange(w), indexing="ij")
-    second = ((rows + columns) % 2 == 1).flatten()
+    odd = ((rows + columns) % 2 == 1).flatten()
     places = torch.arange(h * w)
-    return places[~second].to(device), places[second].to(device)
+    halves = places[~odd], places[odd]
+    first = torch.stack([halves[c % 2] for c in range(channels)])
+    second = torch.stack([halves[1 - c % 2] for c in range(channels)])
+    return first.to(device), second.to(device)
 
 
 class TemporalState(nn.Module):

@@ -8,6 +8,9 @@ exact operations alone (a power of two, one rounding), and so does not depend on
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import NamedTuple
 
 import numpy as np
@@ -17,7 +20,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from codec.errors import BitreelError
-from codec.exact.operations import EXACT_SUMS, LIMIT, clamp, is_floating, round_half_up
+from codec.exact.operations import EXACT_SUMS, LIMIT, activation, clamp, is_floating, round_half_up
 
 LARGEST_SHIFT = 12
 BIAS_UNIT = 16.0  # one unit of a bias parameter is this much of an activation, so that one learning rate fits both
@@ -48,6 +51,20 @@ def check_sum(products: int) -> int:
     return room
 
 
+_shared: ContextVar[dict[int, tuple[Tensor, Tensor]] | None] = ContextVar("shared", default=None)
+
+
+@contextmanager
+def quantized_once() -> Iterator[None]:
+    """Within it each layer's weights are quantized once for all its uses, as in a training step of several frames;
+    they must not change meanwhile."""
+    token = _shared.set({})
+    try:
+        yield
+    finally:
+        _shared.reset(token)
+
+
 class _Quantized(nn.Module):
     """Keeps the quantized form of weight and bias beside the parameters it was made of.
 
@@ -65,8 +82,12 @@ class _Quantized(nn.Module):
     def quantized(self) -> tuple[Tensor, Tensor]:
         """Weight (O, I/groups, k, k) and bias (O,), multiples of 2^-k; raises BitreelError for non-finite weights."""
         if torch.is_grad_enabled() and self.weight.requires_grad:
-            weight, bias, _ = self._quantize()
-            return weight, bias
+            shared = _shared.get()
+            if shared is None:
+                return self._quantize()[:2]
+            if id(self) not in shared:
+                shared[id(self)] = self._quantize()[:2]
+            return shared[id(self)]
         if self._kept is None or not (_same(self._kept[0], self.weight) and _same(self._kept[1], self.bias)):
             for parameter in (self.weight, self.bias):
                 if parameter is not None and not bool(torch.isfinite(parameter).all()):
@@ -135,14 +156,16 @@ class ExactConv2d(_Quantized):
         """(B, inputs, h, w) → (B, outputs, h, w) float32."""
         if is_floating():
             return self._sum(x, self.weight, None if self.bias is None else self.bias * BIAS_UNIT)
-        return clamp(round_half_up(self._sum(x, *self.quantized())))
+        return activation(self._sum(x, *self.quantized()))
 
     def _sum(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        if self.depthwise or torch.is_grad_enabled():
+            # In training the weights' gradient of a batched matrix product takes several times as long.
+            groups = x.shape[1] if self.depthwise else 1
+            return F.conv2d(x, weight, bias, padding=self.kernel // 2, groups=groups)
         if self.kernel == 1:
             total = torch.matmul(weight[:, :, 0, 0], x.flatten(2)).unflatten(2, x.shape[2:])
             return total if bias is None else total + bias.view(-1, 1, 1)
-        if self.depthwise or torch.is_grad_enabled():
-            return F.conv2d(x, weight, bias, padding=1, groups=x.shape[1] if self.depthwise else 1)
         # A library may choose Winograd for a dense 3x3, which is not exact; a matrix product always is.
         columns = F.unfold(x, 3, padding=1)
         total = torch.matmul(weight.flatten(1), columns).unflatten(2, x.shape[2:])
@@ -164,13 +187,16 @@ class ExactWideMap(_Quantized):
         """(B, inputs, h, w) → (B, outputs, h, w) float32."""
         if is_floating():
             return torch.matmul(self.weight[:, :, 0, 0], x.flatten(2)).unflatten(2, x.shape[2:])
-        matrix = self.quantized()[0][:, :, 0, 0]
+        weight = self.quantized()[0]
         high = torch.floor((x + _SPLIT // 2) / _SPLIT)
         low = x - high * _SPLIT
         # Each part is rounded by itself: their sum would need more digits than float32 has.
-        parts = [torch.matmul(matrix, part.flatten(2)) for part in (high, low)]
-        total = round_half_up(parts[0] * _SPLIT) + round_half_up(parts[1])
-        return clamp(total, WIDE_LIMIT).unflatten(2, x.shape[2:])
+        if torch.is_grad_enabled():
+            parts = [F.conv2d(part, weight) for part in (high, low)]
+        else:
+            parts = [torch.matmul(weight[:, :, 0, 0], part.flatten(2)) for part in (high, low)]
+        total = clamp(round_half_up(parts[0] * _SPLIT) + round_half_up(parts[1]), WIDE_LIMIT)
+        return total if total.dim() == 4 else total.unflatten(2, x.shape[2:])
 
 
 class ExactQPTable(nn.Module):

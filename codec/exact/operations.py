@@ -97,6 +97,28 @@ def clamp(x: Tensor, limit: int = LIMIT) -> Tensor:
     return x if is_floating() else x.clamp(-limit, limit)
 
 
+def activation(x: Tensor) -> Tensor:
+    """clamp(round_half_up(x)) in one go, for training spends much of its time there; as it is within `floating`."""
+    if is_floating():
+        return x
+    if x.requires_grad and torch.is_grad_enabled():
+        return torch.as_tensor(_Activation.apply(x))
+    return torch.floor(x + 0.5).clamp_(-LIMIT, LIMIT)
+
+
+class _Activation(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        rounded = torch.floor(x + 0.5)
+        whole = rounded.clamp(-LIMIT, LIMIT)
+        ctx.save_for_backward(rounded == whole)
+        return whole
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> Tensor:
+        return gradients[0] * ctx.saved_tensors[0]
+
+
 def add(x: Tensor, y: Tensor) -> Tensor:
     """x + y as an activation."""
     return clamp(x + y)
@@ -110,6 +132,14 @@ def relu(x: Tensor) -> Tensor:
 def scale_by_gate(x: Tensor, gate: Tensor) -> Tensor:
     """x · gate / 64, rounded; the gate is clamped to 0..64. |x| must stay below 2^17 for an exact product."""
     return round_half_up(x * gate.clamp(0, GATE_ONE) / GATE_ONE)
+
+
+def lean(differences: Tensor, gates: Tensor) -> Tensor:
+    """Sum over the second dimension of difference · gate / 64, rounded; gates are activations and may be negative.
+
+    At most 4 differences (B, k, ...), below 2^13 each, for an exact sum.
+    """
+    return round_half_up((differences * gates).sum(1) / GATE_ONE)
 
 
 def blend(x: Tensor, y: Tensor, gate: Tensor) -> Tensor:

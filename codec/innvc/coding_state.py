@@ -15,15 +15,14 @@ from codec.frames import Frame, VideoFormat
 from codec.innvc.context import from_order, to_order
 from codec.innvc.field import Field
 from codec.innvc.frame_coding import FrameContext, SymbolSource, code_coefficients
-from codec.innvc.quantization import LOSSLESS_QP, fraction_bits
+from codec.innvc.prediction import Planes, Prediction, Reference, predict, renew
+from codec.innvc.quantization import LOSSLESS_QP, fraction_bits, sample_step
 from codec.lifting import forward_transform, inverse_transform
-from codec.motion_compensation import compensate
 
 if TYPE_CHECKING:
     from codec.innvc.model import InnVC
 
 SIDE = 16  # coded sizes are multiples of this; frames are padded, never cropped
-Planes = tuple[Tensor, Tensor]  # luma (H, W) and chroma (2, H/2, W/2), padded, float32 whole numbers
 
 
 class CodingState:
@@ -34,7 +33,7 @@ class CodingState:
         self.device = next(codec.parameters()).device
         self.height, self.width = -(-fmt.height // SIDE) * SIDE, -(-fmt.width // SIDE) * SIDE
         self.h, self.w = self.height // 8, self.width // 8
-        self.reference: Planes | None = None
+        self.reference: Reference | None = None
         self.recurrent: Tensor | None = None
         self.after_intra = False
         self.field: Field = self.empty_field()
@@ -43,23 +42,31 @@ class CodingState:
     def starts_segment(self, intra: bool) -> bool:
         return intra or self.place == self.codec.config.segment_frames
 
-    def flat_prediction(self) -> Planes:
-        y = torch.full((self.height, self.width), 128.0, dtype=torch.float32, device=self.device)
-        return y, torch.full((2, self.height // 2, self.width // 2), 128.0, dtype=torch.float32, device=self.device)
+    def flat_prediction(self) -> Prediction:
+        return Prediction.flat((
+            torch.empty(1, self.height, self.width, device=self.device),
+            torch.empty(1, 2, self.height // 2, self.width // 2, device=self.device),
+        ))  # fmt: skip
 
-    def moved(self, vectors: Tensor) -> Planes:
+    def moved(self, vectors: Tensor) -> Prediction:
         assert self.reference is not None
-        y, uv = compensate(self.reference[0][None], self.reference[1][None], vectors)
-        return y[0], uv[0]
+        return predict(self.reference, vectors)
 
     @full_precision()
-    def context(self, qp: int, intra: bool, predicted: Planes, vectors: Tensor) -> FrameContext:
+    def context(self, qp: int, intra: bool, prediction: Prediction, vectors: Tensor) -> FrameContext:
         fraction = fraction_bits(qp)
-        around = [p.int() - 128 for p in predicted]
-        transformed = to_order(forward_transform(around[0], around[1], fraction))
+
+        def transformed(planes: Planes, minus: Planes | None) -> Tensor:
+            around = [p[0].int() - (128 if minus is None else minus[i][0].int()) for i, p in enumerate(planes)]
+            return to_order(forward_transform(around[0], around[1], fraction))
+
+        base = transformed(prediction.base, None)
+        guesses = None
+        if prediction.guesses:
+            guesses = torch.stack([transformed(guess, prediction.base) for guess in prediction.guesses])
         kind = 0 if intra else 1 if self.after_intra else 2
         field = self.codec.field_decoder(self.field, self.place, self.h, self.w)
-        return FrameContext(kind, qp, transformed, self._moved_state(kind, vectors), vectors[0], field)
+        return FrameContext(kind, qp, base, guesses, self._moved_state(kind, vectors), vectors[0], field)
 
     def _moved_state(self, kind: int, vectors: Tensor) -> Tensor | None:
         part = self.codec.prior.state
@@ -70,14 +77,15 @@ class CodingState:
         return part.move(self.recurrent, vectors)
 
     @full_precision()
-    def finish_frame(self, context: FrameContext, predicted: Planes, source: SymbolSource) -> Frame:
+    def finish_frame(self, context: FrameContext, prediction: Prediction, source: SymbolSource) -> Frame:
         """Code the coefficients, rebuild the frame and make it the next one's reference."""
         coefficients, self.recurrent = code_coefficients(
             self.codec.prior, context, source, self.codec.config.live_fraction
         )
         residual = inverse_transform(from_order(coefficients), fraction_bits(context.qp))
-        rebuilt = [(p.int() + r).clamp(0, 255) for p, r in zip(predicted, residual, strict=True)]
-        self.reference = rebuilt[0].float(), rebuilt[1].float()
+        rebuilt = [(p[0].int() + r).clamp(0, 255) for p, r in zip(prediction.base, residual, strict=True)]
+        step = sample_step(torch.tensor([context.qp], device=self.device))
+        self.reference = renew(prediction, (rebuilt[0].float()[None], rebuilt[1].float()[None]), step)
         self.after_intra = context.kind == 0
         self.place += 1
         return self._cropped(rebuilt)

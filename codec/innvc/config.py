@@ -14,18 +14,18 @@ from codec.innvc.layout import GROUP_SIZES
 class InnVCConfig:
     """Sizes of the networks and of the field.
 
-    The defaults are the small model: about a tenth of the 60 kMAC per pixel that a small decoder may spend.
+    The defaults are the small model: about a sixth of the 60 kMAC per pixel that a small decoder may spend.
     """
 
     # Channels of the prior network's features, at 1/8 resolution.
-    width: int = 96
+    width: int = 128
     # Residual blocks before the first group of coefficients, and after each group.
-    trunk_blocks: int = 2
+    trunk_blocks: int = 3
     group_blocks: int = 1
     # Channels of the recurrent state that goes from frame to frame along the vectors; 0 leaves it out.
-    state_channels: int = 48
+    state_channels: int = 64
     # So many groups of channels, from the first, are coded in two halves, the second knowing its neighbours.
-    checkerboard_groups: int = 3
+    checkerboard_groups: int = 5
     # Family of the coefficients' distributions: laplace or gaussian.
     distribution: Family = "laplace"
     # Channels of the conditioning field's fine (1/16) and coarse (1/32) grids, of its whole-picture level, and of what
@@ -41,8 +41,8 @@ class InnVCConfig:
     live_fraction: float = 0.5
     # Intra frames are coded at a QP this much higher, since all frames after them are predicted from them.
     intra_boost: int = 5
-    # Rounding offset of the quantizer: floor(|r| + this). Less than a half is a dead zone.
-    rounding: float = 0.3
+    # Bits that a squared quantization step of error is worth when the quantizer decides between symbols.
+    decision_price: float = 7.5
 
     def check(self) -> None:
         """Raises UsageError where a setting makes no sense."""
@@ -59,7 +59,7 @@ class InnVCConfig:
             )
         if self.distribution not in get_args(Family):
             raise UsageError(f"distribution '{self.distribution}' is not known; known: {', '.join(get_args(Family))}")
-        if not 0 <= self.rounding <= 0.5:
-            raise UsageError(f"codec setting rounding = {self.rounding!r}: must lie in 0..0.5")
+        if not self.decision_price > 0:
+            raise UsageError(f"codec setting decision_price = {self.decision_price!r}: must be above 0")
         if not 0 < self.live_fraction <= 1:
             raise UsageError(f"codec setting live_fraction = {self.live_fraction!r}: must be above 0, at most 1")

@@ -44,11 +44,11 @@ def _decode_frame(state: CodingState, coder: SymbolDecoder, qp: int, intra: bool
         state.place = 0
         receive_field(state, coder, qp)
     vectors = torch.zeros(1, 2, state.h, state.w, dtype=torch.int64, device=state.device)
-    predicted = state.flat_prediction()
+    prediction = state.flat_prediction()
     if not intra:
         vectors = decode_motion(coder, state.height // SIDE, state.width // SIDE).vectors.to(state.device)
-        predicted = state.moved(vectors)
-    context = state.context(qp, intra, predicted, vectors)
-    frame = state.finish_frame(context, predicted, Decoding(coder, state.tables(qp)))
+        prediction = state.moved(vectors)
+    context = state.context(qp, intra, prediction, vectors)
+    frame = state.finish_frame(context, prediction, Decoding(coder, state.tables(qp)))
     coder.finish()
     return frame

@@ -20,28 +20,28 @@ from codec.container import INTER, INTRA
 from codec.entropy_coding import SymbolEncoder
 from codec.exact.operations import full_precision
 from codec.frames import Frame, VideoFormat
-from codec.innvc.coding_state import CodingState, Planes
+from codec.innvc.coding_state import CodingState
 from codec.innvc.context import to_order
 from codec.innvc.field import LARGEST_VALUE, Field, SliceMeans
 from codec.innvc.frame_coding import Encoding
+from codec.innvc.prediction import Planes, Prediction
 from codec.innvc.quantization import (
     channel_step_sizes,
     fraction_bits,
     frame_qp,
-    rounding_of,
     step_size,
     whole_steps,
 )
-from codec.innvc.training_pass import field_magnitudes, vector_weight
+from codec.innvc.training_pass import field_magnitudes
 from codec.lifting import forward_transform
 from codec.motion_coding import encode_motion
-from codec.motion_search import Motion, SearchSettings, search_motion
+from codec.motion_search import Motion, search_motion
 from codec.streams import CodedFrame, EncodeOptions
 
 if TYPE_CHECKING:
     from codec.innvc.model import InnVC
 
-SEARCH = SearchSettings(reach=32, neighbours=2)
+REACH = 32  # luma samples of the coarse motion search
 
 
 @torch.no_grad()
@@ -84,14 +84,14 @@ def _segments(frames: Iterable[Frame], length: int, period: int) -> Iterator[tup
 
 
 def _padded(frame: Frame, state: CodingState) -> Planes:
-    """Planes as tensors of the coded size, borders repeated."""
+    """Planes as tensors of the coded size and batch 1, borders repeated."""
 
     def grow(plane: np.ndarray, height: int, width: int) -> Tensor:
         tensor = torch.from_numpy(np.ascontiguousarray(plane)).to(state.device).float()[None, None]
-        return F.pad(tensor, (0, width - plane.shape[1], 0, height - plane.shape[0]), mode="replicate")[0, 0]
+        return F.pad(tensor, (0, width - plane.shape[1], 0, height - plane.shape[0]), mode="replicate")[0]
 
     chroma = [grow(p, state.height // 2, state.width // 2) for p in (frame.u, frame.v)]
-    return grow(frame.y, state.height, state.width), torch.stack(chroma)
+    return grow(frame.y, state.height, state.width), torch.stack(chroma, dim=1)
 
 
 @full_precision()
@@ -103,14 +103,14 @@ def _propose_field(state: CodingState, segment: list[Frame], qp: int, intra: boo
     table = torch.tensor([qp], device=state.device)
     steps = channel_step_sizes(table)
     before = _padded(segment[0], state)
-    texture = field_magnitudes(before[0][None] - 128, before[1][None] - 128, steps)
+    texture = field_magnitudes(before[0] - 128, before[1] - 128, steps)
     if not intra:
         texture = torch.zeros_like(texture)
     slices = SliceMeans(texture, state.codec.config.slice_frames)
     slices.add(None)
     for frame in segment[1:]:
         planes = _padded(frame, state)
-        slices.add(field_magnitudes(planes[0][None] - before[0], planes[1][None] - before[1], steps))
+        slices.add(field_magnitudes(planes[0] - before[0], planes[1] - before[1], steps))
         before = planes
     proposed = state.codec.field_encoder(texture, slices.means(), table)
     return [torch.round(grid.clamp(-LARGEST_VALUE, LARGEST_VALUE)) for grid in proposed]
@@ -140,7 +140,7 @@ class _Plan:
     intra: bool
     motion: Motion | None
     vectors: Tensor
-    predicted: Planes
+    prediction: Prediction
     target: Tensor
 
 
@@ -158,28 +158,25 @@ class _Start:
 def _plan_frame(state: CodingState, planes: Planes, qp: int, intra: bool, before: _Plan | None) -> _Plan:
     motion = None
     vectors = torch.zeros(1, 2, state.h, state.w, dtype=torch.int64, device=state.device)
-    predicted = state.flat_prediction()
+    prediction = state.flat_prediction()
     if not intra:
         assert state.reference is not None
-        weight = vector_weight(step_size(torch.tensor([qp], device=state.device)))
+        step = step_size(torch.tensor([qp], device=state.device))
         candidates = before.vectors if before is not None and not before.intra else None
-        motion = search_motion(planes[0][None], state.reference[0][None], weight, SEARCH, candidates)
+        motion = search_motion(planes[0], state.reference.last[0], step, REACH, candidates)
         vectors = motion.vectors
-        predicted = state.moved(vectors)
-    difference = [(x - p).int() for x, p in zip(planes, predicted, strict=True)]
-    fraction = fraction_bits(qp)
-    target = to_order(forward_transform(difference[0], difference[1], fraction))
-    return _Plan(planes, qp, intra, motion, vectors, predicted, target)
+        prediction = state.moved(vectors)
+    difference = [(x - p)[0].int() for x, p in zip(planes, prediction.base, strict=True)]
+    target = to_order(forward_transform(difference[0], difference[1], fraction_bits(qp)))
+    return _Plan(planes, qp, intra, motion, vectors, prediction, target)
 
 
 def _encode_frame(state: CodingState, coder: SymbolEncoder, plan: _Plan) -> Frame:
     if plan.motion is not None:
         encode_motion(coder, plan.motion)
-    steps = whole_steps(plan.qp, state.device)
-    rounding = rounding_of(plan.qp, state.codec.config.rounding)
-    source = Encoding(coder, state.tables(plan.qp), plan.target, steps, rounding)
-    context = state.context(plan.qp, plan.intra, plan.predicted, plan.vectors)
-    return state.finish_frame(context, plan.predicted, source)
+    source = Encoding(coder, state.tables(plan.qp), plan.target, whole_steps(plan.qp, state.device))
+    context = state.context(plan.qp, plan.intra, plan.prediction, plan.vectors)
+    return state.finish_frame(context, plan.prediction, source)
 
 
 def _best_start(state: CodingState, plan: _Plan, segment: list[Frame], options: EncodeOptions) -> _Start:
@@ -206,5 +203,5 @@ def _best_start(state: CodingState, plan: _Plan, segment: list[Frame], options: 
 def _squared_error(state: CodingState, planes: Planes) -> float:
     """Weighted as the training objective weighs luma and chroma."""
     assert state.reference is not None
-    luma, chroma = (float((x - y).square().sum()) for x, y in zip(planes, state.reference, strict=True))
+    luma, chroma = (float((x - y).square().sum()) for x, y in zip(planes, state.reference.last, strict=True))
     return 0.75 * luma + 0.5 * chroma

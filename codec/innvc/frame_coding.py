@@ -22,8 +22,8 @@ from codec.innvc.context import (
     signed_units,
 )
 from codec.innvc.layout import GROUP_SIZES, GROUP_STARTS, dc_pyramid, live_channels
-from codec.innvc.prior import PriorNetwork, whole_index
-from codec.innvc.quantization import LOSSLESS_QP, quantize_whole, whole_steps
+from codec.innvc.prior import TOLD_GUESSES, PriorNetwork, whole_index
+from codec.innvc.quantization import LOSSLESS_QP, whole_steps
 
 _LARGEST_COEFFICIENT = 1 << 16  # far above any real one, whatever a stream claims
 _CHANNELS = sum(GROUP_SIZES)
@@ -41,7 +41,7 @@ class SymbolSource(Protocol):
 
 @dataclass(frozen=True)
 class Places:
-    """Which coefficients are meant: channels start..stop in order, at flat block positions."""
+    """Which coefficients are meant: channels start..stop in order, each at its flat block positions, (n, places)."""
 
     start: int
     stop: int
@@ -51,17 +51,14 @@ class Places:
 class Encoding:
     """Quantizes target coefficients and puts the symbols into a packet."""
 
-    def __init__(
-        self, coder: SymbolEncoder, tables: ScaleTables, target: Tensor, steps: Tensor, rounding: float
-    ) -> None:
-        self.coder, self.tables, self.rounding = coder, tables, rounding
+    def __init__(self, coder: SymbolEncoder, tables: ScaleTables, target: Tensor, steps: Tensor) -> None:
+        self.coder, self.tables = coder, tables
         self.target, self.steps = target.flatten(1), steps[:, :, 0]
 
     def exchange(self, index: Tensor, predicted: Tensor, fraction: Tensor, places: Places) -> Tensor:
         channels = slice(places.start, places.stop)
-        residual = self.target[channels][:, places.flat] - predicted
-        symbols = quantize_whole(residual, self.steps[channels], self.rounding)
-        symbols = torch.where(index > 0, symbols, 0)
+        residual = self.target[channels].gather(1, places.flat) - predicted
+        symbols = self.tables.quantize(residual, self.steps[channels], index)
         self.coder.encode(_flat(symbols), _flat(self.tables.number(index, fraction)), self.tables.tables())
         return symbols
 
@@ -86,13 +83,15 @@ class FrameContext:
     """What both sides know before the first symbol of a frame.
 
     kind: 0 intra, 1 inter after intra, 2 inter after inter. predicted: (96, h, w) int32 transform of the predicted
-    frame in order of importance (zeros for intra). state: (1, S, h, w) recurrent state, already warped, or None where
-    the model has none. vectors: (2, h, w) int64. field: (1, F, h, w) features. All activations are whole float32.
+    frame in order of importance (zeros for intra). guesses: (GUESSES, 96, h, w) int32, what the other guesses' differ
+    by from it, or None for intra. state: (1, S, h, w) recurrent state, already warped, or None where the model has
+    none. vectors: (2, h, w) int64. field: (1, F, h, w) features. All activations are whole float32.
     """
 
     kind: int
     qp: int
     predicted: Tensor
+    guesses: Tensor | None
     state: Tensor | None
     vectors: Tensor
     field: Tensor
@@ -123,7 +122,13 @@ class _Walk:
         self.h, self.w = context.predicted.shape[1:]
         self.kind = torch.tensor([context.kind], device=self.device)
         self.qp = torch.tensor([context.qp], device=self.device)
-        inputs = [log_steps(context.predicted, self.steps)[None], log_magnitude(context.vectors)[None], context.field]
+        predicted = log_steps(context.predicted, self.steps)[None]
+        told = predicted.new_zeros(1, TOLD_GUESSES * _CHANNELS, self.h, self.w)
+        self.guesses = None
+        if context.guesses is not None:
+            told = log_steps(context.guesses[:TOLD_GUESSES], self.steps).flatten(0, 1)[None]
+            self.guesses = signed_units(context.guesses, self.steps)[None]
+        inputs = [predicted, told, log_magnitude(context.vectors)[None], context.field]
         if context.state is not None:
             inputs.append(context.state)
         self.features = prior.begin(torch.cat(inputs, dim=1), self.kind, self.qp)
@@ -152,19 +157,20 @@ class _Walk:
         size, start = GROUP_SIZES[group], GROUP_STARTS[group]
         predicted, fraction = self._means(group)
         base = self.prior.group_base(group, self.kind, self.qp)
-        everywhere = torch.arange(self.h * self.w, device=self.device)
-        halves = self.prior.in_halves(group)
-        parts = checkerboard(self.h, self.w, self.device) if halves else (everywhere,)
+        parts: tuple[Tensor, ...] = (torch.arange(self.h * self.w, device=self.device).expand(size, -1),)
+        if self.prior.in_halves(group):
+            parts = checkerboard(size, self.h, self.w, self.device)
         features = self.features
         for number, flat in enumerate(parts):
             if number:
                 known = log_magnitude(symbols.view(1, size, self.h, self.w))
                 features = self.prior.second_half(features, group, known)
             raw = self.prior.scale_index(features, group, base)[0].flatten(1)
-            index = whole_index(raw[:, flat], self.lowest)
+            index = whole_index(raw.gather(1, flat), self.lowest)
             index[max(self.live - start, 0) :] = 0
             places = Places(start, start + size, flat)
-            symbols[:, flat] = self.source.exchange(index, predicted[:, flat], fraction[:, flat], places)
+            found = self.source.exchange(index, predicted.gather(1, flat), fraction.gather(1, flat), places)
+            symbols.scatter_(1, flat, found)
         steps = self.steps[start : start + size, :, 0]
         values = _clamp(predicted + symbols * steps).int()
         self.coefficients[start : start + size] = values.view(size, self.h, self.w)
@@ -172,12 +178,16 @@ class _Walk:
     def _means(self, group: int) -> tuple[Tensor, Tensor]:
         """Predictions (n, h·w) int64 in the transform's units, and the sixteenths of a step that they lack."""
         size, start = GROUP_SIZES[group], GROUP_STARTS[group]
-        if not group:
+        signed = None
+        if group:
+            signed = signed_units(self.coefficients[:start], self.steps[:start])[None]
+            signed = torch.cat([signed, self.slopes], dim=1)
+        guesses = None if self.guesses is None else self.guesses[:, :, start : start + size]
+        mean = self.prior.mean(self.features, group, signed, guesses)
+        if mean is None:
             zeros = torch.zeros(size, self.h * self.w, dtype=torch.int64, device=self.device)
             return zeros, zeros
-        signed = signed_units(self.coefficients[:start], self.steps[:start])[None]
-        mean = self.prior.mean(self.features, group, torch.cat([signed, self.slopes], dim=1))[0].flatten(1).long()
-        scaled = mean * self.steps[start : start + size, :, 0]
+        scaled = mean[0].flatten(1).long() * self.steps[start : start + size, :, 0]
         predicted = torch.div(scaled + STEP_UNITS // 2, STEP_UNITS, rounding_mode="floor")
         # Lossy residuals are whole in units far below a step. Lossless ones are not: there the tables know the rest.
         fraction = scaled - predicted * STEP_UNITS if self.lossless else torch.zeros_like(predicted)
@@ -192,7 +202,8 @@ class _Walk:
         for part in dc_pyramid(self.h, self.w, self.device):
             mean = part.predict(known)
             index = whole_index(raw[:, part.positions] + base[part.level][:, None], self.lowest)
-            found = self.source.exchange(index, mean, torch.zeros_like(mean), Places(0, size, part.positions))
+            flat = part.positions.expand(size, -1)
+            found = self.source.exchange(index, mean, torch.zeros_like(mean), Places(0, size, flat))
             symbols[:, part.positions] = found
             known[:, part.positions] = _clamp(mean + found * self.steps[:size, :, 0])
         self.coefficients[:size] = known.view(size, self.h, self.w).int()

@@ -18,6 +18,7 @@ from codec.innvc.decoder import decode_frames
 from codec.innvc.encoder import encode_frames
 from codec.innvc.field import FieldDecoder, FieldEncoder
 from codec.innvc.layout import GROUP_SIZES
+from codec.innvc.prediction import GUESSES
 from codec.innvc.prior import PriorNetwork
 from codec.innvc.training_pass import training_pass
 from codec.streams import CodedFrame, EncodeOptions
@@ -26,6 +27,8 @@ from codec.streams import CodedFrame, EncodeOptions
 # the interpolation of a moved 8x8 block (8 taps luma, 4 taps chroma).
 _TRANSFORM_MAC = 2 * 54 / 8 + 2 * 15 / 4 / 2
 _INTERPOLATION_MAC = (15 * 8 * 8 + 8 * 8 * 8 + 2 * (7 * 4 * 4 + 4 * 4 * 4)) / 64
+# An inter frame is moved twice, and once more with each block's four neighbours' vectors; three further transforms.
+_INTER_MAC = (2 + 1 + 4 / 2) * _INTERPOLATION_MAC + (1 + GUESSES) * _TRANSFORM_MAC
 
 
 class InnVC(Codec):
@@ -41,8 +44,8 @@ class InnVC(Codec):
         self.prior = PriorNetwork(config)
         self.field_decoder = FieldDecoder(config)
         self.field_encoder = FieldEncoder(config, sum(GROUP_SIZES))
-        self.tables = ScaleTables(config.distribution, config.rounding)
-        self.lossless_tables = ScaleTables(config.distribution, 0.5, STEP_UNITS)
+        self.tables = ScaleTables(config.distribution, config.decision_price)
+        self.lossless_tables = ScaleTables(config.distribution, fractions=STEP_UNITS)
 
     def forward(self, luma: Tensor, chroma: Tensor, qp: Tensor, conditions: TrainingConditions) -> TrainingOutput:
         return training_pass(self, luma, chroma, qp, conditions)
@@ -58,7 +61,7 @@ class InnVC(Codec):
         return {
             "parameters": float(sum(p.numel() for p in self.parameters())),
             "decoder_kmac_per_pixel_intra": network / 1000,
-            "decoder_kmac_per_pixel_inter": (network + _INTERPOLATION_MAC) / 1000,
+            "decoder_kmac_per_pixel_inter": (network + _INTER_MAC) / 1000,
         }
 
 

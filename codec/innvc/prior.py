@@ -1,14 +1,17 @@
 """The prior network: from what the decoder already has to each coefficient's mean and scale, in exact arithmetic.
 
     recurrent state, warped ─┐
-    predicted frame ─────────┼─ 1x1 ─ trunk ─┬────────────────┬─ ... one round a group ─ recurrent state
+    predicted frame, guesses ┼─ 1x1 ─ trunk ─┬────────────────┬─ ... one round a group ─ recurrent state
     vectors, field ──────────┘               │  group 0       │  + what group 0 turned out to be
                                              ├─ scale index   ├─ scale index
                                              │   + first half │   + first half of the checkerboard
-                                             └─ scale index   └─ gate · (linear map of signed values) = mean
+                                             └─ mean          └─ mean
+
+    mean = gate · (linear map of signed values of earlier groups) + sum over guesses of gate · (guess - base)
 
 Means enter the transform as additive couplings: a group's residual is its coefficients minus a mean computed from
-groups already quantized, so the decoder adds the very same mean back and the path stays invertible.
+groups already quantized and from what frames before predict (`prediction`), so the decoder adds the very same mean
+back and the path stays invertible.
 """
 
 from __future__ import annotations
@@ -20,16 +23,19 @@ from torch import Tensor, nn
 
 from codec.distributions import LOG2_STEP, SCALE_COUNT, SMALLEST_SCALE
 from codec.exact.blocks import CheckerboardContext, ResidualBlock, TemporalState
-from codec.exact.layers import ExactConv2d, ExactQPTable, ExactWideMap
-from codec.exact.operations import GATE_ONE, add, relu, scale_by_gate
+from codec.exact.layers import BIAS_UNIT, ExactConv2d, ExactQPTable, ExactWideMap
+from codec.exact.operations import GATE_ONE, add, lean, relu, scale_by_gate
 from codec.innvc.config import InnVCConfig
 from codec.innvc.layout import GROUP_SIZES, GROUP_STARTS, ORDER, PYRAMID_LEVELS
+from codec.innvc.prediction import GUESSES
 from codec.innvc.quantization import COARSEST_STEP
 
 FRAME_KINDS = 3  # intra; inter after intra; inter after inter
 DC_DIFFERENCES = 12  # three DC channels, four neighbours
 INDEX_UNITS = 16  # scale indices are computed in sixteenths
 HEAD_UNITS = 8  # one activation of a scale head is half a scale index
+TOLD_GUESSES = 2  # of the guesses, what the network is told the magnitudes of: the smoothed base says nothing new
+_FIRST_GATES = (10.0, 24.0, 0.0)  # of 64, for each guess before training
 
 
 class PriorNetwork(nn.Module):
@@ -40,7 +46,8 @@ class PriorNetwork(nn.Module):
         width = config.width
         channels = sum(GROUP_SIZES)
         self.state = TemporalState(width, config.state_channels) if config.state_channels else None
-        self.enter = ExactConv2d(channels + 2 + config.state_channels + config.field_features, width)
+        inputs = channels * (1 + TOLD_GUESSES) + 2 + config.state_channels + config.field_features
+        self.enter = ExactConv2d(inputs, width)
         self.kind_bias = ExactQPTable(FRAME_KINDS, width, unit=16)
         self.base_scale = ExactQPTable(FRAME_KINDS, channels, unit=INDEX_UNITS)
         self.pyramid_scale = ExactQPTable(PYRAMID_LEVELS, GROUP_SIZES[0], unit=INDEX_UNITS)
@@ -53,6 +60,7 @@ class PriorNetwork(nn.Module):
         )
         self.halves = nn.ModuleList(CheckerboardContext(n, width) for n in GROUP_SIZES[: config.checkerboard_groups])
         self.scale_heads = nn.ModuleList(ExactConv2d(width, n) for n in GROUP_SIZES)
+        self.lean_heads = nn.ModuleList(ExactConv2d(width, GUESSES * n) for n in GROUP_SIZES)
         # Group 0 has no earlier group to learn a mean from. Without bias, nothing coded means nothing added: a mean
         # that moved coefficients by itself would do so again in each frame of a chain, and the picture would drift.
         later = list(zip(GROUP_SIZES, GROUP_STARTS, strict=True))[1:]
@@ -61,7 +69,8 @@ class PriorNetwork(nn.Module):
         self._initialize()
 
     def begin(self, inputs: Tensor, kind: Tensor, qp: Tensor) -> Tensor:
-        """Features before group 0: inputs (B, 98 + state + field features, h, w) activations, kind and qp (B,)."""
+        """Features before group 0: kind and qp (B,); inputs, activations (B, n, h, w) with n = 96 for the base + 96 for
+        each guess that is told of + 2 for vectors + field features + state."""
         bias = self.kind_bias(qp)[torch.arange(len(qp), device=qp.device), kind]
         features = relu(add(self.enter(inputs), bias[:, :, None, None]))
         for block in self.trunk:
@@ -93,17 +102,29 @@ class PriorNetwork(nn.Module):
         table = self.base_scale(qp)[torch.arange(len(qp), device=qp.device), kind]
         return torch.as_tensor(table[:, start : start + GROUP_SIZES[group], None, None])
 
-    def mean(self, features: Tensor, group: int, signed: Tensor) -> Tensor:
-        """Coupling mean of a group after the first, in sixteenths of a step: (B, n, h, w).
+    def mean(self, features: Tensor, group: int, signed: Tensor | None, guesses: Tensor | None) -> Tensor | None:
+        """Coupling mean of a group in sixteenths of a step: (B, n, h, w), or None where nothing is known.
 
-        signed: values of the earlier groups in sixteenths of a step, then DC slopes, (B, start + 12, h, w).
+        signed: values of the earlier groups in sixteenths of a step, then DC slopes, (B, start + 12, h, w); None for
+        group 0. guesses: what each guess differs by from the base, (B, GUESSES, n, h, w), sixteenths of a step; None
+        for intra frames.
         """
-        return scale_by_gate(self.mean_maps[group - 1](signed), self.gate_heads[group - 1](features))
+        total = None
+        if group and signed is not None:
+            total = scale_by_gate(self.mean_maps[group - 1](signed), self.gate_heads[group - 1](features))
+        if guesses is not None:
+            gates = self.lean_heads[group](features).unflatten(1, (GUESSES, -1))
+            leaning = lean(guesses, gates)
+            total = leaning if total is None else total + leaning
+        return total
 
     def _initialize(self) -> None:
         """Start as a plain transform codec: zero means, scales as natural images roughly have them."""
-        for layer in [*self.scale_heads, *self.gate_heads]:
+        for layer in [*self.scale_heads, *self.gate_heads, *self.lean_heads]:
             nn.init.zeros_(layer.weight)
+        for head, size in zip(self.lean_heads, GROUP_SIZES, strict=True):
+            start = torch.tensor(_FIRST_GATES).repeat_interleave(size) / BIAS_UNIT
+            head.bias = nn.Parameter(start)
         for layer in self.gate_heads:
             nn.init.constant_(layer.bias, GATE_ONE / 2 / 16)  # type: ignore[arg-type]
         spread = torch.tensor([_natural_spread(c) for c in ORDER])

@@ -1,4 +1,4 @@
-"""QP to step size, and the quantizer: dead zone everywhere but at QP 63, which is lossless."""
+"""QP to step size. QP 63 is lossless."""
 
 from __future__ import annotations
 
@@ -57,19 +57,13 @@ def fraction_bits(qp: int) -> int:
     return 0 if qp == LOSSLESS_QP else FRACTION_BITS
 
 
-def rounding_of(qp: int, dead_zone: float) -> float:
-    """The quantizer's rounding offset at this QP."""
-    return 0.5 if qp == LOSSLESS_QP else dead_zone
+def sample_step(qp: Tensor) -> Tensor:
+    """The luma step of QPs (B,) in whole sample units, rounded down, int64, at least 1."""
+    return torch.tensor([max(_whole_steps(int(q))[0] >> fraction_bits(int(q)), 1) for q in qp], device=qp.device)
 
 
-def quantize_whole(residual: Tensor, step: Tensor, rounding: float) -> Tensor:
-    """Symbols of whole-number residuals: sign·floor(|r|/step + rounding), int32; step is broadcast."""
-    offset = round(rounding * 256)
-    magnitude = torch.div(residual.abs().long() * 256 + offset * step, 256 * step, rounding_mode="floor")
-    return (magnitude * residual.sign()).int()
-
-
-def quantize_float(residual: Tensor, rounding: Tensor) -> Tensor:
-    """The same in training: residuals in steps; rounding broadcast over samples. No gradient."""
-    residual = residual.detach()
-    return residual.sign() * torch.floor(residual.abs() + rounding)
+def quantize_float(residual: Tensor, dead_zone: Tensor, rounding: Tensor) -> Tensor:
+    """`ScaleTables.quantize` in training: residuals in steps, decisions of the same shape or broadcast. No gradient."""
+    magnitude = residual.detach().abs()
+    coded = torch.floor(magnitude + rounding).clamp_min(1)
+    return torch.where(magnitude >= dead_zone, coded, 0.0) * residual.detach().sign()

@@ -15,6 +15,7 @@ from torch import Tensor
 from codec.api import TrainingConditions, TrainingOutput
 from codec.distributions import scale_bits
 from codec.exact.blocks import checkerboard
+from codec.exact.layers import quantized_once
 from codec.innvc.context import (
     STEP_UNITS,
     dc_slopes,
@@ -27,27 +28,30 @@ from codec.innvc.context import (
 )
 from codec.innvc.field import LARGEST_VALUE, Field, SliceMeans
 from codec.innvc.layout import GROUP_SIZES, GROUP_STARTS, ORDER, dc_pyramid, live_channels
-from codec.innvc.prior import INDEX_UNITS
-from codec.innvc.quantization import LOSSLESS_QP, channel_step_sizes, frame_qp, quantize_float, step_size
+from codec.innvc.prediction import Planes, Prediction, Reference, predict, renew
+from codec.innvc.prior import INDEX_UNITS, TOLD_GUESSES, whole_index
+from codec.innvc.quantization import (
+    LOSSLESS_QP,
+    channel_step_sizes,
+    frame_qp,
+    quantize_float,
+    sample_step,
+    step_size,
+)
 from codec.lifting import float_inverse, float_transform
 from codec.motion_coding import estimate_motion_bits
-from codec.motion_compensation import compensate
-from codec.motion_search import SearchSettings, search_motion
+from codec.motion_search import search_motion
 
 if TYPE_CHECKING:
     from codec.innvc.model import InnVC
 
-SEARCH = SearchSettings(reach=16, neighbours=1)  # crops are small, and training searches each one anew
+REACH = 16  # luma samples of the coarse motion search: crops are small
 _CHANNELS = sum(GROUP_SIZES)
 # Squared error weights behind PSNR-YUV 6:1:1 a luma pixel: 6/8 of luma, 1/8 of each chroma plane of a quarter's size.
 _SSE_WEIGHT = [0.75 if c < 64 else 0.5 for c in ORDER]
 
 
-def vector_weight(step: Tensor) -> Tensor:
-    """SAD that a vector bit is worth at a quantization step; steeper where most residuals are not coded at all."""
-    return 0.4 * step * (1 + step / 40)
-
-
+@quantized_once()
 def training_pass(
     codec: InnVC, luma: Tensor, chroma: Tensor, qp: Tensor, conditions: TrainingConditions
 ) -> TrainingOutput:
@@ -59,33 +63,31 @@ def training_pass(
         for intra in (True, False)
     ]
     field, field_bits = _propose_field(codec, luma_f, chroma_f, passes[0].qp, passes[0].step, conditions.field_dropout)
-    reference: tuple[Tensor, Tensor] | None = None
+    reference: Reference | None = None
     state = vectors = None
     outputs = []
     for t in range(frames):
-        y, uv = luma_f[:, t], chroma_f[:, t]
+        planes = luma_f[:, t], chroma_f[:, t]
         coder = passes[min(t, 1)]
         motion_bits = torch.zeros(batch, device=luma.device)
         if reference is None:
-            predicted = torch.full_like(y, 128.0), torch.full_like(uv, 128.0)
-            vectors = torch.zeros(batch, 2, height // 8, width // 8, dtype=torch.int64, device=y.device)
+            prediction = Prediction.flat(planes)
+            vectors = torch.zeros(batch, 2, height // 8, width // 8, dtype=torch.int64, device=luma.device)
         else:
             with torch.no_grad():
-                weight = vector_weight(step_size(qp))
-                motion = search_motion(y, reference[0], weight, SEARCH, vectors if t > 1 else None)
+                before = vectors if t > 1 else None
+                motion = search_motion(planes[0], reference.last[0], step_size(coder.qp), REACH, before)
                 vectors = motion.vectors
-                predicted = compensate(*reference, vectors)
+                prediction = predict(reference, vectors)
                 motion_bits = estimate_motion_bits(motion).to(luma.device)
         assert vectors is not None
         features = codec.field_decoder(field, t % codec.config.segment_frames, height // 8, width // 8)
-        bits, sse, state, residual = coder.run(min(t, 2), (y, uv), predicted, state, vectors, features)
+        bits, sse, state, residual = coder.run(min(t, 2), planes, prediction, state, vectors, features)
         with torch.no_grad():
-            planes = float_inverse(from_order(residual * coder.step))
-            reference = tuple(  # type: ignore[assignment]
-                torch.round(p + r).clamp(0, 255) for p, r in zip(predicted, planes, strict=True)
-            )
-        assert reference is not None
-        outputs.append((bits + motion_bits, sse, reference[0][:, None], reference[1]))
+            rest = float_inverse(from_order(residual * coder.step))
+            y, uv = (torch.round(p + r).clamp(0, 255) for p, r in zip(prediction.base, rest, strict=True))
+            reference = renew(prediction, (y, uv), coder.whole_step)
+        outputs.append((bits + motion_bits, sse, y[:, None], uv))
     return TrainingOutput(
         bits=torch.stack([o[0] for o in outputs], dim=1),
         field_bits=field_bits,
@@ -100,9 +102,9 @@ class _FramePass:
 
     def __init__(self, codec: InnVC, qp: Tensor, mask_fraction: float) -> None:
         self.prior, self.qp, self.step = codec.prior, qp, channel_step_sizes(qp)
-        self.family = codec.config.distribution
-        rounding = torch.where(qp == LOSSLESS_QP, 0.5, codec.config.rounding)
-        self.rounding = rounding.view(-1, 1, 1, 1)
+        self.family, self.whole_step = codec.config.distribution, sample_step(qp)
+        self.lossless = (qp == LOSSLESS_QP).view(-1, 1, 1, 1)
+        self.dead_zones, self.roundings = codec.tables.dead_zones / 256, codec.tables.roundings / 256
         live = torch.tensor([live_channels(mask_fraction, int(q)) for q in qp], device=qp.device)
         self.alive = (torch.arange(_CHANNELS, device=qp.device) < live[:, None]).float()[:, :, None, None]
         self.weight = torch.tensor(_SSE_WEIGHT, device=qp.device).view(1, -1, 1, 1)
@@ -110,17 +112,29 @@ class _FramePass:
     def run(
         self,
         kind: int,
-        planes: tuple[Tensor, Tensor],
-        predicted: tuple[Tensor, Tensor],
+        planes: Planes,
+        prediction: Prediction,
         state: Tensor | None,
         vectors: Tensor,
         field: Tensor,
     ) -> tuple[Tensor, Tensor, Tensor | None, Tensor]:
         """One frame → bits (B,), weighted squared error (B,), recurrent state, residual in steps (B, 96, h, w)."""
         prior = self.prior
-        target = to_order(float_transform(planes[0] - predicted[0], planes[1] - predicted[1])) / self.step
-        guess = to_order(float_transform(predicted[0] - 128, predicted[1] - 128)) / self.step
-        inputs = [log_real(guess), log_magnitude(vectors), field]
+        base = prediction.base
+
+        def in_steps(luma: Tensor, chroma: Tensor) -> Tensor:
+            return to_order(float_transform(luma, chroma)) / self.step
+
+        target = in_steps(planes[0] - base[0], planes[1] - base[1])
+        magnitudes = [log_real(in_steps(base[0] - 128, base[1] - 128))]
+        guesses = None
+        if prediction.guesses:
+            apart = [in_steps(guess[0] - base[0], guess[1] - base[1]) for guess in prediction.guesses]
+            magnitudes += [log_real(each) for each in apart[:TOLD_GUESSES]]
+            guesses = signed_real(torch.stack(apart, dim=1))
+        else:
+            magnitudes += [torch.zeros_like(target)] * TOLD_GUESSES
+        inputs = [*magnitudes, log_magnitude(vectors), field]
         moved = None
         if prior.state is not None:
             batch, _, h, w = target.shape
@@ -137,10 +151,10 @@ class _FramePass:
             if group == 0 and kind == 0:
                 cost, found, value = self._pyramid(features, target[:, part])
             else:
-                mean = torch.zeros_like(target[:, part])
-                if group:
-                    signed = signed_real(torch.cat([*coefficients, slopes], dim=1))
-                    mean = prior.mean(features, group, signed) / STEP_UNITS
+                signed = signed_real(torch.cat([*coefficients, slopes], dim=1)) if group else None
+                sixteenths = prior.mean(features, group, signed, None if guesses is None else guesses[:, :, part])
+                assert sixteenths is not None
+                mean = sixteenths / STEP_UNITS
                 cost, found = self._group(features, group, kinds, target[:, part] - mean, self.alive[:, part])
                 value = mean + found
             bits.append(cost)
@@ -159,34 +173,43 @@ class _FramePass:
         self, features: Tensor, group: int, kinds: Tensor, residual: Tensor, alive: Tensor
     ) -> tuple[Tensor, Tensor]:
         """Bits (B,) and symbols (B, n, h, w) of a group's residual in steps."""
-        found = quantize_float(residual, self.rounding) * alive
         base = self.prior.group_base(group, kinds, self.qp)
         index = self.prior.scale_index(features, group, base)
+        found = self._quantize(residual, index)[0] * alive
         if self.prior.in_halves(group):
-            h, w = residual.shape[2:]
-            second = torch.zeros(h * w, device=residual.device)
-            second[checkerboard(h, w, residual.device)[1]] = 1
-            second = second.view(h, w)
-            known = log_magnitude(found) * (1 - second)
+            n, h, w = residual.shape[1:]
+            first = checkerboard(n, h, w, residual.device)[0]
+            early = torch.zeros(n, h * w, device=residual.device).scatter_(1, first, 1.0).view(n, h, w)
+            known = log_magnitude(found) * early
             later = self.prior.scale_index(self.prior.second_half(features, group, known), group, base)
-            index = torch.where(second > 0, later, index)
+            index = torch.where(early > 0, index, later)
+        found, dead_zone, rounding = self._quantize(residual, index)
+        found = found * alive
         through = residual + (found - residual).detach()
-        cost = scale_bits(self.family, through, index / INDEX_UNITS, self.rounding) * alive
+        cost = scale_bits(self.family, through, index / INDEX_UNITS, dead_zone, rounding) * alive
         return cost.sum((1, 2, 3)), found
+
+    def _quantize(self, residual: Tensor, index: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Symbols, and how it was decided, for scale indices in sixteenths."""
+        whole = whole_index(index.detach(), 1)
+        lossless = self.lossless if residual.dim() == 4 else self.lossless[:, :, :, 0]
+        dead_zone = torch.where(lossless, 0.5, self.dead_zones[whole])
+        rounding = torch.where(lossless, 0.5, self.roundings[whole])
+        return quantize_float(residual, dead_zone, rounding), dead_zone, rounding
 
     def _pyramid(self, features: Tensor, wanted: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         batch, _, h, w = wanted.shape
         base = self.prior.pyramid_scale(self.qp)
         raw = self.prior.scale_index(features, 0, torch.zeros_like(base[:, 0, :, None, None])).flatten(2)
-        flat, rounding = wanted.flatten(2), self.rounding[:, :, :, 0]
+        flat = wanted.flatten(2)
         known, found = torch.zeros_like(flat), torch.zeros_like(flat)
         bits = torch.zeros(batch, device=wanted.device)
         for part in dc_pyramid(h, w, wanted.device):
             mean = part.predict_float(known)
             residual = flat[:, :, part.positions] - mean
-            symbols = quantize_float(residual, rounding)
             index = raw[:, :, part.positions] + base[:, part.level, :, None]
-            bits = bits + scale_bits(self.family, symbols, index / INDEX_UNITS, rounding).sum((1, 2))
+            symbols, dead_zone, rounding = self._quantize(residual, index)
+            bits = bits + scale_bits(self.family, symbols, index / INDEX_UNITS, dead_zone, rounding).sum((1, 2))
             found[:, :, part.positions] = symbols
             known[:, :, part.positions] = mean + symbols
         return bits, found.reshape(wanted.shape), known.reshape(wanted.shape)

@@ -9,11 +9,11 @@ import torch
 from codec.count_tables import COUNT_TOTAL, Tables, escape_bits, escape_order, whole_counts
 from codec.distributions import (
     SCALE_COUNT,
+    Decisions,
     Family,
     LearnedTables,
     ScaleTables,
-    gaussian_bits,
-    laplace_bits,
+    best_decisions,
     probabilities,
     scale_bits,
     scale_of,
@@ -23,11 +23,11 @@ from codec.errors import BitreelError
 
 
 @pytest.mark.parametrize(
-    ("family", "rounding", "fractions"),
-    [("laplace", 0.5, 1), ("laplace", 0.3, 1), ("gaussian", 0.5, 1), ("laplace", 0.5, 16), ("gaussian", 0.5, 16)],
+    ("family", "price", "fractions"),
+    [("laplace", None, 1), ("laplace", 7.5, 1), ("gaussian", None, 1), ("laplace", None, 16), ("gaussian", None, 16)],
 )
-def test_tables_are_close_to_the_ideal(family: Family, rounding: float, fractions: int) -> None:
-    maker = ScaleTables(family, rounding, fractions)
+def test_tables_are_close_to_the_ideal(family: Family, price: float | None, fractions: int) -> None:
+    maker = ScaleTables(family, price, fractions)
     tables = maker.tables()
     excesses, entropies = [], []
     for index in range(1, SCALE_COUNT):
@@ -39,7 +39,7 @@ def test_tables_are_close_to_the_ideal(family: Family, rounding: float, fraction
             assert len(counts) == 2 * reach + 2
             # The ideal goes on far beyond the table; there an escape costs its entry, a sign and Exp-Golomb bits.
             far = max(reach + 10, int(14 * scale_of(index)))
-            ideal = probabilities(family, index, rounding, far, [fraction / fractions])[0, :-1]
+            ideal = probabilities(family, index, maker.decisions(index), far, [fraction / fractions])[0, :-1]
             assert ideal.min() >= 0
             assert abs(ideal.sum() - 1) < 1e-5
             order = escape_order(reach)
@@ -54,7 +54,7 @@ def test_tables_are_close_to_the_ideal(family: Family, rounding: float, fraction
 
 
 def test_numbers_count_scales_and_fractions() -> None:
-    plain, fine = ScaleTables("laplace", 0.5), ScaleTables("laplace", 0.5, fractions=16)
+    plain, fine = ScaleTables("laplace"), ScaleTables("laplace", fractions=16)
     indices = np.array([0, 1, 2, 63])
     assert plain.number(indices).tolist() == [0, 1, 2, 63]
     last = 40 * 16 + 23  # from a scale of 15 on, fractions no longer matter
@@ -65,11 +65,11 @@ def test_numbers_count_scales_and_fractions() -> None:
     assert there.dtype == torch.int64
     assert there.tolist() == [[0, 1], [32, last]]
     with pytest.raises(ValueError, match="rounding"):
-        ScaleTables("laplace", 0.3, fractions=16)
+        ScaleTables("laplace", 7.5, fractions=16)
 
 
 def test_fractions_mirror_each_other() -> None:
-    maker = ScaleTables("laplace", 0.5, fractions=16)
+    maker = ScaleTables("laplace", fractions=16)
     tables = maker.tables()
     for index in (5, 20, 40):
         up = tables.counts(int(maker.number(np.array(index), 3)))
@@ -91,14 +91,14 @@ def test_whole_counts_add_up_whatever_the_probabilities() -> None:
 
 def test_counts_travel_with_the_weights() -> None:
     """Another machine's exp() may give other counts, even other reaches: those in the weights are what counts."""
-    origin = ScaleTables("laplace", 0.5)
+    origin = ScaleTables("laplace")
     state = {name: value.clone() for name, value in origin.state_dict().items()}
-    assert set(state) == {"counts", "reaches"}
+    assert set(state) == {"counts", "reaches", "dead_zones", "roundings"}
     end = int(2 * state["reaches"][0] + 2)
     longer = torch.tensor([COUNT_TOTAL - 700, 300, 300, 50, 40, 10], dtype=torch.int32)
     state["counts"] = torch.cat([longer, state["counts"][end:]])
     state["reaches"][0] = 2
-    there = ScaleTables("laplace", 0.5)
+    there = ScaleTables("laplace")
     there.tables()
     there.load_state_dict(state)
     assert there.tables().counts(1).tolist() == longer.tolist()
@@ -107,7 +107,7 @@ def test_counts_travel_with_the_weights() -> None:
 
 def test_damaged_tables_are_refused() -> None:
     for place, value in ((3, 0), (3, -5), (4, 9999)):
-        maker = ScaleTables("laplace", 0.5)
+        maker = ScaleTables("laplace")
         maker.counts[place] = value
         with pytest.raises(BitreelError, match="damaged"):
             maker.tables()
@@ -116,14 +116,45 @@ def test_damaged_tables_are_refused() -> None:
             Tables.build(np.array([65000, 500, 30, 6], np.int32), reaches.astype(np.int32), np.zeros(4))
 
 
+def _decided(maker: ScaleTables, index: int) -> tuple[torch.Tensor, torch.Tensor]:
+    decisions = maker.decisions(index)
+    return torch.tensor(decisions.dead_zone), torch.tensor(decisions.rounding)
+
+
+def _cost(maker: ScaleTables, index: int, residual: float, symbol: int) -> float:
+    """Bits, and squared error at 7.5 bits a squared step."""
+    bits = scale_bits("laplace", torch.tensor(float(symbol)), torch.tensor(float(index)), *_decided(maker, index))
+    return float(bits) + 7.5 * (residual - symbol) ** 2
+
+
+@pytest.mark.parametrize("index", [12, 16, 20, 28])
+def test_quantizer_takes_what_is_cheapest(index: int) -> None:
+    maker = ScaleTables("laplace", 7.5)
+    residuals = torch.arange(-4096, 4097, 64)
+    found = maker.quantize(residuals, torch.tensor(1024), torch.tensor(index))
+    worst = 0.0
+    for residual, symbol in zip((residuals / 1024).tolist(), found.tolist(), strict=True):
+        nearby = [_cost(maker, index, residual, symbol + change) for change in (-1, 0, 1)]
+        worst = max(worst, nearby[1] - min(nearby))
+    assert worst < 0.6  # in bits: a widest dead zone and whole 256ths leave a little
+    assert not maker.quantize(residuals, torch.tensor(1024), torch.tensor(0)).any()
+
+
+def test_plain_decisions_are_plain_rounding() -> None:
+    assert ScaleTables("laplace").decisions(30) == Decisions(0.5, 0.5)
+    wide, narrow = (best_decisions("laplace", index, 7.5) for index in (14, 34))
+    assert wide.dead_zone > narrow.dead_zone > 0.5
+    assert wide.rounding < narrow.rounding < 0.5
+
+
 @pytest.mark.parametrize("family", ["laplace", "gaussian"])
-@pytest.mark.parametrize("rounding", [0.3, 0.5])
-def test_training_bits_are_those_of_the_tables(family: Family, rounding: float) -> None:
-    maker = ScaleTables(family, rounding)
+@pytest.mark.parametrize("price", [7.5, None])
+def test_training_bits_are_those_of_the_tables(family: Family, price: float | None) -> None:
+    maker = ScaleTables(family, price)
     tables = maker.tables()
     for index in (8, 20, 35, 60):
         symbols = torch.arange(-6, 7, dtype=torch.float64)
-        bits = scale_bits(family, symbols, torch.tensor(float(index), dtype=torch.float64), rounding)
+        bits = scale_bits(family, symbols, torch.tensor(float(index), dtype=torch.float64), *_decided(maker, index))
         entries = np.abs(symbols.numpy()) * 2 - (symbols.numpy() > 0)
         inside = np.abs(symbols.numpy()) <= tables.reaches[index]
         ideal = tables.ideal[tables.starts[index] + entries[inside].astype(int)]
@@ -134,34 +165,37 @@ def test_training_bits_are_those_of_the_tables(family: Family, rounding: float) 
 @pytest.mark.parametrize("family", ["laplace", "gaussian"])
 @pytest.mark.parametrize("index", [5, 15, 30, 45])
 def test_training_knows_what_an_escape_costs(family: Family, index: int) -> None:
-    maker = ScaleTables(family, 0.3)
+    maker = ScaleTables(family, 7.5)
     number, tables = int(maker.number(np.array(index))), maker.tables()
     reach = int(tables.reaches[number])
     for symbol in (reach + 3, 2 * reach + 5, 6 * reach + 40):
-        bits = float(scale_bits(family, torch.tensor(float(symbol)), torch.tensor(float(index)), 0.3))
+        at = torch.tensor(float(index))
+        bits = float(scale_bits(family, torch.tensor(float(symbol)), at, *_decided(maker, index)))
         paid = 16 - np.log2(tables.counts(number)[-1]) + float(escape_bits(torch.tensor(symbol - reach - 1.0), reach))
-        assert abs(bits - paid) < 5
-    ideal = {"laplace": laplace_bits, "gaussian": gaussian_bits}[family]
-    assert float(ideal(torch.tensor(float(symbol)), torch.tensor(float(index)), 0.3)) > bits + 10
+        assert abs(bits - paid) < 5.5
+    likely = probabilities(family, index, maker.decisions(index), symbol)[0, -2]
+    assert likely < 2 ** -(bits + 10)  # the distribution itself would charge far more
 
 
 @pytest.mark.parametrize("family", ["laplace", "gaussian"])
 def test_training_bits_know_of_fractions(family: Family) -> None:
-    maker = ScaleTables(family, 0.5, fractions=16)
+    maker = ScaleTables(family, fractions=16)
     tables = maker.tables()
     for fraction in (-8, -3, 7):
         number = int(maker.number(np.array(15), fraction))
         ideal = tables.ideal[tables.starts[number] + np.array([4, 2, 0, 1, 3])]
-        bits = scale_bits(family, torch.arange(-2.0, 3.0) - fraction / 16, torch.tensor(15.0), 0.5)
+        bits = scale_bits(family, torch.arange(-2.0, 3.0) - fraction / 16, torch.tensor(15.0), *_decided(maker, 15))
         assert np.allclose(np.minimum(bits.numpy(), 16), ideal, rtol=1e-3, atol=1e-4)
 
 
-@pytest.mark.parametrize("bits_of", [laplace_bits, gaussian_bits])
-def test_gradients_are_finite_everywhere(bits_of: object) -> None:
+@pytest.mark.parametrize("family", ["laplace", "gaussian"])
+@pytest.mark.parametrize("price", [7.5, None])
+def test_gradients_are_finite_everywhere(family: Family, price: float | None) -> None:
+    maker = ScaleTables(family, price)
     symbols = torch.tensor([0.0, 1, -1, 3, -40, 2000, -60_000]).requires_grad_()
     for value in (-30.0, 0, 1, 20, 63, 90):
         index = torch.full((7,), float(value)).requires_grad_()
-        bits = bits_of(symbols, index, 0.5)  # type: ignore[operator]
+        bits = scale_bits(family, symbols, index, *_decided(maker, min(max(int(value), 0), 63)))
         by_symbol, by_index = torch.autograd.grad(bits.sum(), [symbols, index])
         assert torch.isfinite(bits).all()
         assert torch.isfinite(by_symbol).all()

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from numpy.typing import NDArray
 
 from codec.count_tables import ESCAPE_LIMIT, Tables
@@ -24,8 +25,8 @@ def _drawn(tables: ScaleTables, count: int, seed: int = 0) -> tuple[NDArray[np.i
     generator = np.random.default_rng(seed)
     indices = generator.integers(0, SCALE_COUNT, count)
     values = generator.laplace(size=count) * SCALES[indices]
-    symbols = (np.sign(values) * np.floor(np.abs(values) + tables.rounding)).astype(np.int32)
-    symbols[indices == 0] = 0
+    residuals = torch.from_numpy(np.rint(values * 65536).astype(np.int64))
+    symbols = tables.quantize(residuals, torch.tensor(65536), torch.from_numpy(indices)).numpy()
     return symbols, tables.number(indices)
 
 
@@ -43,9 +44,9 @@ def _counted_bits(symbols: NDArray[np.int32], numbers: NDArray[np.int64], tables
     return float((16 - np.log2(counts)).sum())
 
 
-@pytest.mark.parametrize("rounding", [0.3, 0.5])
-def test_symbols_survive_at_the_estimated_cost(rounding: float) -> None:
-    maker = ScaleTables("laplace", rounding)
+@pytest.mark.parametrize("price", [7.5, None])
+def test_symbols_survive_at_the_estimated_cost(price: float | None) -> None:
+    maker = ScaleTables("laplace", price)
     tables = maker.tables()
     symbols, numbers = _drawn(maker, 60_000)
     coder = SymbolEncoder()
@@ -62,7 +63,7 @@ def test_symbols_survive_at_the_estimated_cost(rounding: float) -> None:
 
 
 def test_the_coder_adds_next_to_nothing_to_what_the_counts_charge() -> None:
-    maker = ScaleTables("laplace", 0.5)
+    maker = ScaleTables("laplace")
     tables = maker.tables()
     symbols, numbers = _drawn(maker, 200_000)
     reach = tables.reaches[numbers]
@@ -73,7 +74,7 @@ def test_the_coder_adds_next_to_nothing_to_what_the_counts_charge() -> None:
 
 
 def test_means_between_whole_numbers() -> None:
-    maker = ScaleTables("gaussian", 0.5, fractions=16)
+    maker = ScaleTables("gaussian", fractions=16)
     tables = maker.tables()
     generator = np.random.default_rng(1)
     indices, fractions = generator.integers(1, SCALE_COUNT, 50_000), generator.integers(-8, 8, 50_000)
@@ -87,7 +88,7 @@ def test_means_between_whole_numbers() -> None:
 
 
 def test_learned_tables_share_a_packet_with_others() -> None:
-    scaled, learned = ScaleTables("laplace", 0.5), LearnedTables(3, 4, [0.3, 1.0, 2.0])
+    scaled, learned = ScaleTables("laplace"), LearnedTables(3, 4, [0.3, 1.0, 2.0])
     symbols, numbers = _drawn(scaled, 500)
     hyper, rows = np.array([0, -4, 5, 900, 1, 0], np.int32), np.array([0, 1, 2, 0, 1, 2])
     coder = SymbolEncoder()
@@ -100,7 +101,7 @@ def test_learned_tables_share_a_packet_with_others() -> None:
 
 
 def test_outliers_escape_up_to_the_limit() -> None:
-    maker = ScaleTables("laplace", 0.5)
+    maker = ScaleTables("laplace")
     tables = maker.tables()
     far = np.array([1, 2, 3, 5, 9, 100, 1000, 30_000, ESCAPE_LIMIT - 1, ESCAPE_LIMIT])
     for index in (1, 10, 20, 40, 63):
@@ -116,7 +117,7 @@ def test_outliers_escape_up_to_the_limit() -> None:
 
 
 def test_certain_zeros_cost_nothing_and_likely_zeros_next_to_nothing() -> None:
-    tables = ScaleTables("laplace", 0.3).tables()
+    tables = ScaleTables("laplace", 7.5).tables()
     zeros = np.zeros(100_000, np.int32)
     coder = SymbolEncoder()
     coder.encode(zeros, np.zeros(100_000, np.int64), tables)
@@ -129,7 +130,7 @@ def test_certain_zeros_cost_nothing_and_likely_zeros_next_to_nothing() -> None:
 
 
 def test_what_no_stream_could_hold_is_refused() -> None:
-    tables = ScaleTables("laplace", 0.3).tables()
+    tables = ScaleTables("laplace", 7.5).tables()
     coder = SymbolEncoder()
     with pytest.raises(BitreelError, match="certainly zero"):
         coder.encode(np.array([0, 1], np.int32), np.array([0, 0]), tables)
@@ -156,7 +157,7 @@ def test_uniform_values(size: int) -> None:
 
 
 def test_any_bytes_decode_or_are_refused() -> None:
-    maker = ScaleTables("laplace", 0.5)
+    maker = ScaleTables("laplace")
     tables = maker.tables()
     symbols, numbers = _drawn(maker, 2000)
     payload = _payload(symbols, numbers, tables)
@@ -183,7 +184,7 @@ def test_any_bytes_decode_or_are_refused() -> None:
 
 
 def test_a_payload_with_more_to_say_is_refused() -> None:
-    maker = ScaleTables("laplace", 0.5)
+    maker = ScaleTables("laplace")
     symbols, numbers = _drawn(maker, 100)
     payload = _payload(symbols, numbers, maker.tables())
     for altered in (payload + b"\1\1", payload + b"\0\0"):
@@ -205,7 +206,7 @@ def test_kernels_compile_whatever_the_cache(tmp_path: Path, cache: str) -> None:
         "import numpy as np\n"
         "from codec.distributions import ScaleTables\n"
         "from codec.entropy_coding import SymbolDecoder, SymbolEncoder\n"
-        "tables, numbers = ScaleTables('laplace', 0.5).tables(), np.full(50, 30)\n"
+        "tables, numbers = ScaleTables('laplace').tables(), np.full(50, 30)\n"
         "coder = SymbolEncoder(); coder.encode(np.arange(50, dtype=np.int32), numbers, tables)\n"
         "print(SymbolDecoder(coder.finish()).decode(numbers, tables).sum())\n"
     )

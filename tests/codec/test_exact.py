@@ -218,19 +218,32 @@ def test_a_state_survives_an_open_gate_and_yields_to_a_closed_one() -> None:
         assert torch.equal(part.renew(moved, decoded), part.candidate(decoded))
 
 
-def test_the_second_half_sees_its_direct_neighbours_only() -> None:
+def test_the_halves_of_a_checkerboard_alternate_by_channel() -> None:
+    first, second = checkerboard(3, 4, 6, torch.device("cpu"))
+    for channel in range(3):
+        assert sorted([*first[channel].tolist(), *second[channel].tolist()]) == list(range(24))
+    assert torch.equal(first[0], second[1])
+    assert torch.equal(first[0], first[2])
+
+
+def test_the_second_half_sees_its_place_and_its_direct_neighbours_only() -> None:
     context = randomized(CheckerboardContext(2, 8))
-    first, second = checkerboard(5, 7, torch.device("cpu"))
-    assert sorted([*first.tolist(), *second.tolist()]) == list(range(35))
     place = 2 * 7 + 2
-    assert place in first.tolist()
     state, known = whole(1, 8, 5, 7), torch.zeros(1, 2, 5, 7)
     with torch.no_grad():
         before = context(state, known).flatten(2)
         known.flatten(2)[0, :, place] = 80
         changed = (context(state, known).flatten(2) != before).any(1)[0].nonzero().flatten().tolist()
-    around = {place - 7, place - 1, place + 1, place + 7}
-    assert around & set(second.tolist()) == around & set(changed) & set(second.tolist()) != set()
+    assert set(changed) - {place} == {
+        place - 8,
+        place - 7,
+        place - 6,
+        place - 1,
+        place + 1,
+        place + 6,
+        place + 7,
+        place + 8,
+    }
 
 
 def test_logarithms_are_rounded_right() -> None:

@@ -35,7 +35,7 @@ def make_codec(seed: int = 0, **settings: object) -> Codec:
     codec = create_codec("innvc", {**SMALL, **settings})
     with torch.no_grad():
         for name, parameter in codec.named_parameters():
-            if "scale_heads" in name or "mean_maps" in name or "fine" in name or "coarse" in name:
+            if "heads" in name or "mean_maps" in name or "fine" in name or "coarse" in name:
                 parameter.add_(torch.randn_like(parameter) * 0.02)
             if "base_scale" in name:
                 parameter.add_(8)  # the drawn scenes have sharper edges than photographs
@@ -283,7 +283,7 @@ def test_weights_that_are_not_finite_code_nothing(name: str) -> None:
 
 @pytest.mark.parametrize(
     "setting",
-    [{"slice_frames": 0}, {"fine_channels": 0}, {"state_channels": -1}, {"rounding": 0.9}, {"live_fraction": 2},
+    [{"slice_frames": 0}, {"fine_channels": 0}, {"state_channels": -1}, {"decision_price": 0}, {"live_fraction": 2},
      {"distribution": "cauchy"}, {"width": 2.5}],
 )  # fmt: skip
 def test_settings_that_make_no_sense_are_refused(setting: dict[str, object]) -> None:

@@ -15,8 +15,16 @@ import torch
 from codec.entropy_coding import SymbolDecoder, SymbolEncoder
 from codec.errors import BitreelError, StreamError
 from codec.motion_coding import decode_motion, encode_motion, estimate_motion_bits
-from codec.motion_compensation import compensate
-from codec.motion_search import Motion, SearchSettings, search_motion
+from codec.motion_compensation import (
+    CHROMA_TAPS,
+    LUMA_TAPS,
+    _compiled_plane,
+    compensate,
+    compensate_plane,
+    overlap_weights,
+)
+from codec.motion_search import Motion, search_motion
+from codec.motion_search_batched import search_batch
 
 
 def _texture(height: int, width: int) -> torch.Tensor:
@@ -31,7 +39,7 @@ def test_search_finds_a_whole_shift(shift: tuple[int, int]) -> None:
     dy, dx = shift
     reference = scene[:, 32:128, 32:160]
     current = scene[:, 32 + dy : 128 + dy, 32 + dx : 160 + dx]
-    motion = search_motion(current, reference, torch.tensor([1.0]), SearchSettings(reach=16))
+    motion = search_motion(current, reference, torch.tensor([1.0]), reach=16)
     inner = motion.vectors[0, :, 2:-2, 2:-2]
     assert (inner[0] == 4 * dy).float().mean() > 0.95
     assert (inner[1] == 4 * dx).float().mean() > 0.95
@@ -50,6 +58,49 @@ def test_prediction_is_whole_numbers_and_repeats_the_border() -> None:
     y, uv = compensate(luma, chroma, odd)
     assert torch.equal(y, torch.round(y))
     assert torch.equal(uv, torch.round(uv))
+
+
+@pytest.mark.parametrize("overlapped", [False, True])
+@pytest.mark.parametrize(("block", "taps"), [(8, LUMA_TAPS), (4, CHROMA_TAPS)])
+def test_compiled_compensation_is_the_tensors_own(
+    block: int, taps: tuple[tuple[int, ...], ...], overlapped: bool
+) -> None:
+    generator = torch.Generator().manual_seed(3)
+    plane = torch.randint(0, 256, (2, 64, 96), generator=generator).float()
+    vectors = torch.randint(-900, 900, (2, 2, 64 // block, 96 // block), generator=generator)
+    vectors[0, :, :, :4] = 5  # neighbours alike, and far ones beyond the border
+    expected = compensate_plane(plane, vectors, block, taps, overlapped)
+    assert torch.equal(_compiled_plane(plane, vectors, block, taps, overlapped), expected)
+    assert torch.equal(expected, torch.round(expected))
+
+
+def test_overlap_of_equal_vectors_changes_nothing() -> None:
+    plane = _texture(48, 64)
+    vectors = torch.full((1, 2, 6, 8), 6)
+    plain, mixed = (compensate_plane(plane, vectors, 8, LUMA_TAPS, each) for each in (False, True))
+    assert torch.equal(plain, mixed)
+    assert (overlap_weights(8).sum(0) == 8).all()
+    assert overlap_weights(8).min() >= 0
+
+
+def test_search_without_compiled_code_finds_the_same_shift() -> None:
+    scene = _texture(160, 192)
+    reference, current = scene[:, 32:128, 32:160], scene[:, 35:131, 27:155]
+    vectors, _ = search_batch(current, reference, torch.tensor([1.0]), 16, None)
+    inner = vectors[0, :, 2:-2, 2:-2]
+    assert (inner[0] == 12).float().mean() > 0.95
+    assert (inner[1] == -20).float().mean() > 0.95
+
+
+def test_coarser_steps_spend_less_on_vectors() -> None:
+    generator = torch.Generator().manual_seed(9)
+    reference = _texture(96, 128)
+    current = (reference.roll((1, 2), (1, 2)) + torch.randn(1, 96, 128, generator=generator) * 6).clamp(0, 255).round()
+    bits = [
+        float(estimate_motion_bits(search_motion(current, reference, torch.tensor([step]), 16))[0])
+        for step in (2.0, 16.0, 90.0)
+    ]
+    assert bits[0] > bits[1] > bits[2]
 
 
 def _random_motion(rows: int, columns: int, largest: int, seed: int) -> Motion:
@@ -137,7 +188,7 @@ def test_estimate_is_what_coding_real_motion_takes(real_clips: Path) -> None:
             frames = [frame.to_ndarray(format="gray") for frame in islice(container.decode(video=0), 3)]
         luma = torch.from_numpy(np.stack(frames)).float()[:, :192, :256]
         for weight in (2.0, 30.0):
-            motion = search_motion(luma[1:], luma[:-1], torch.full((2,), weight), SearchSettings(reach=16))
+            motion = search_motion(luma[1:], luma[:-1], torch.full((2,), weight), reach=16)
             for n, estimate in enumerate(estimate_motion_bits(motion).tolist()):
                 one = Motion(motion.vectors[n : n + 1], motion.split[n : n + 1])
                 assert estimate == pytest.approx(_coded(one).estimated_bits, rel=0.05, abs=6)

@@ -1,0 +1,85 @@
+"""What a frame is predicted from: the last frame moved with overlap, and three further guesses that a mean may lean to.
+
+    0  overlapped compensation: each sample by its own block's vector and its neighbours' (the base)
+    1  plain block compensation: sharper where neighbours move differently
+    2  plain compensation of the *memory*, a running average along the motion that has less noise than any one frame
+    3  the base, smoothed: for edges between blocks, and for detail that was never there
+
+The transform codes what the base leaves. What the others differ from it by, coefficient by coefficient and each times
+a gate of the prior network, is a mean like any other coupling's: the path stays invertible. Everything is whole
+numbers, so training and coding, batch or single frame, see the very same samples.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from codec.motion_compensation import compensate
+
+GUESSES = 3  # beside the base
+_MEMORY_SHARE = 38  # of 64: what the memory keeps of itself where nothing has changed
+_TOLERANCE = 4  # grey levels, beside a quantization step, from which on a change is none of noise
+
+Planes = tuple[Tensor, Tensor]  # luma (B, H, W) and chroma (B, 2, H/2, W/2), float32 whole numbers 0..255
+
+
+@dataclass(frozen=True)
+class Reference:
+    """What is kept from frame to frame: the last frame and the memory."""
+
+    last: Planes
+    memory: Planes
+
+    @staticmethod
+    def after_intra(frame: Planes) -> Reference:
+        return Reference(frame, frame)
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """base, and `GUESSES` further ones (none for an intra frame, whose base is mid grey)."""
+
+    base: Planes
+    guesses: tuple[Planes, ...]
+
+    @staticmethod
+    def flat(like: Planes) -> Prediction:
+        return Prediction((torch.full_like(like[0], 128.0), torch.full_like(like[1], 128.0)), ())
+
+
+def predict(reference: Reference, vectors: Tensor) -> Prediction:
+    """vectors: (B, 2, H/8, W/8) int64 in quarter samples."""
+    base = compensate(*reference.last, vectors, overlapped=True)
+    plain = compensate(*reference.last, vectors)
+    memory = compensate(*reference.memory, vectors)
+    return Prediction(base, (plain, memory, (_smooth(base[0]), _smooth(base[1]))))
+
+
+def renew(prediction: Prediction, frame: Planes, step: Tensor) -> Reference:
+    """The reference after `frame` was decoded; step: (B,) whole luma quantization steps, in sample units."""
+    if not prediction.guesses:
+        return Reference.after_intra(frame)
+    moved = prediction.guesses[1]
+    reach = (step + _TOLERANCE).int().view(-1, 1, 1)
+    luma = _average(frame[0], moved[0], reach)
+    return Reference(frame, (luma, _average(frame[1], moved[1], reach[:, None])))
+
+
+def _average(frame: Tensor, moved: Tensor, reach: Tensor) -> Tensor:
+    # In integers: a GPU may divide floats as a product with a rounded reciprocal.
+    difference = (moved - frame).int()
+    share = torch.div((reach - difference.abs()).clamp_min(0) * _MEMORY_SHARE, reach, rounding_mode="floor")
+    return frame + ((difference * share + 32) >> 6).float()
+
+
+def _smooth(plane: Tensor) -> Tensor:
+    """Binomial 3x3, borders repeated; the last two dimensions are rows and columns."""
+    lead = plane.shape[:-2]
+    wide = F.pad(plane.reshape(-1, 1, *plane.shape[-2:]), (1, 1, 1, 1), mode="replicate")[:, 0]
+    across = wide[:, :, :-2] + 2 * wide[:, :, 1:-1] + wide[:, :, 2:]
+    total = across[:, :-2] + 2 * across[:, 1:-1] + across[:, 2:]
+    return torch.floor((total + 8) / 16).reshape(*lead, *plane.shape[-2:])

@@ -1,0 +1,190 @@
+"""What the motion search weighs: samples that differ, what coding them would cost, and the bits of a vector."""
+
+from __future__ import annotations
+
+import numpy as np
+from numba import njit, uint8
+
+from codec.motion_compensation import BLOCK, LUMA_TAPS
+from codec.rans import compiled
+
+VERSION = 1  # see `motion_search_kernels`
+PAD = 3 * BLOCK
+_TAPS = np.array(LUMA_TAPS, np.int64)
+_MOVED, _NEIGHBOUR, _POWER, _SECOND, _SIGN = 3, 63, 123, 219, 220  # contexts, see `codec.motion_coding`
+
+
+@compiled(uint8[:, ::1])
+def quarter_planes(reference):  # type: ignore[no-untyped-def]
+    """(H, W) → (16, H + 48, W + 48) uint8: plane 4·(x phase) + (y phase), the border samples repeated outside."""
+    height, width = reference.shape
+    high, wide = height + 2 * PAD, width + 2 * PAD
+    across = np.empty((4, high + 7, wide), np.int32)
+    line = np.empty(wide + 7, np.int32)
+    for y in range(high + 7):
+        source = min(max(y - 3 - PAD, 0), height - 1)
+        for x in range(wide + 7):
+            line[x] = reference[source, min(max(x - 3 - PAD, 0), width - 1)]
+        for phase in range(4):
+            t = _TAPS[phase]
+            for x in range(wide):
+                total = np.int32(0)
+                for k in range(8):
+                    total += np.int32(t[k]) * line[x + k]
+                across[phase, y, x] = total
+    planes = np.empty((16, high, wide), np.uint8)
+    sums = np.empty(wide, np.int32)
+    for phase_x in range(4):
+        for phase_y in range(4):
+            t = _TAPS[phase_y]
+            for y in range(high):
+                sums[:] = 2048
+                for k in range(8):
+                    factor = np.int32(t[k])
+                    if factor:
+                        for x in range(wide):
+                            sums[x] += factor * across[phase_x, y + k, x]
+                for x in range(wide):
+                    planes[4 * phase_x + phase_y, y, x] = min(max(sums[x] >> 12, 0), 255)
+    return planes
+
+
+@njit
+def _place(y, vector, limit):  # type: ignore[no-untyped-def]
+    return min(max(y + (vector >> 2), -2 * BLOCK), limit + BLOCK) + PAD
+
+
+@njit
+def differences(current, planes, y, x, down, across, size):  # type: ignore[no-untyped-def]
+    """Sum of absolute differences of a block at sample (y, x) under a vector."""
+    plane = planes[4 * (across & 3) + (down & 3)]
+    height, width = current.shape
+    total = np.int32(0)
+    # By 8x8 blocks, as compensation clamps each one's place.
+    for by in range(0, size, BLOCK):
+        top = _place(y + by, down, height)
+        for bx in range(0, size, BLOCK):
+            left = _place(x + bx, across, width)
+            for i in range(BLOCK):
+                for j in range(BLOCK):
+                    total += abs(np.int32(current[y + by + i, x + bx + j]) - np.int32(plane[top + i, left + j]))
+    return np.float32(total)
+
+
+@njit
+def _hadamard(block):  # type: ignore[no-untyped-def]
+    """The 8x8 block's Hadamard transform, in place; columns, transposed, columns again."""
+    for turn in range(2):
+        for j in range(8):
+            a0 = block[0, j] + block[4, j]
+            a1 = block[1, j] + block[5, j]
+            a2 = block[2, j] + block[6, j]
+            a3 = block[3, j] + block[7, j]
+            a4 = block[0, j] - block[4, j]
+            a5 = block[1, j] - block[5, j]
+            a6 = block[2, j] - block[6, j]
+            a7 = block[3, j] - block[7, j]
+            b0, b1, b2, b3 = a0 + a2, a1 + a3, a0 - a2, a1 - a3
+            b4, b5, b6, b7 = a4 + a6, a5 + a7, a4 - a6, a5 - a7
+            block[0, j], block[1, j], block[2, j], block[3, j] = b0 + b1, b0 - b1, b2 + b3, b2 - b3
+            block[4, j], block[5, j], block[6, j], block[7, j] = b4 + b5, b4 - b5, b6 + b7, b6 - b7
+        if turn == 0:
+            for i in range(8):
+                for j in range(i):
+                    block[i, j], block[j, i] = block[j, i], block[i, j]
+
+
+@njit
+def coding_cost(current, planes, y, x, down, across, size, scale, prices, scratch):  # type: ignore[no-untyped-def]
+    """About what coding the block's residual costs, rate and distortion together, in bits."""
+    plane = planes[4 * (across & 3) + (down & 3)]
+    height, width = current.shape
+    most = np.int32(len(prices) - 1)
+    total = np.float32(0)
+    for by in range(0, size, BLOCK):
+        top = _place(y + by, down, height)
+        for bx in range(0, size, BLOCK):
+            left = _place(x + bx, across, width)
+            for i in range(BLOCK):
+                for j in range(BLOCK):
+                    scratch[i, j] = np.int32(current[y + by + i, x + bx + j]) - np.int32(plane[top + i, left + j])
+            _hadamard(scratch)
+            for i in range(BLOCK):
+                for j in range(BLOCK):
+                    index = np.int32(abs(np.float32(scratch[i, j])) * scale)
+                    total += prices[min(index, most)]
+    return total
+
+
+@njit
+def near_vectors(vectors, y, x, place):  # type: ignore[no-untyped-def]
+    """Left, upper and corner neighbour as `codec.motion_coding` has them, in 8x8 blocks; zero outside."""
+    size = 1 if place else 2
+    width = vectors.shape[2]
+    left_y = vectors[0, y, x - 1] if x else 0
+    left_x = vectors[1, y, x - 1] if x else 0
+    up_y = vectors[0, y - 1, x] if y else 0
+    up_x = vectors[1, y - 1, x] if y else 0
+    column = x - 1 if place == 4 and x + 1 < width else x + size
+    inside = y > 0 and 0 <= column < width
+    corner_y = vectors[0, y - 1, column] if inside else 0
+    corner_x = vectors[1, y - 1, column] if inside else 0
+    return left_y, left_x, up_y, up_x, corner_y, corner_x
+
+
+@njit
+def _axis_bits(difference, context, lean, not_zero, chances):  # type: ignore[no-untyped-def]
+    magnitude = abs(difference)
+    power = not_zero
+    bits = np.float32(0)
+    while magnitude >> power:
+        bits += chances[1, context + min(power, 7)]
+        power += 1
+    bits += chances[0, context + min(power, 7)]
+    if power == 0:
+        return bits
+    if power > 1:
+        bits += chances[magnitude >> (power - 2) & 1, _SECOND] + max(power - 2, 0)
+    sign = _SIGN + (0 if lean < 0 else 1 if lean == 0 else 2)
+    return bits + chances[1 if difference < 0 else 0, sign]
+
+
+@njit
+def vector_bits(near, place, around, down, across, chances):  # type: ignore[no-untyped-def]
+    """What the vector coder would take for this vector, by the chances that it starts from."""
+    ly, lx, uy, ux, cy, cx = near
+    low_y, low_x = min(ly, uy, cy), min(lx, ux, cx)
+    high_y, high_x = max(ly, uy, cy), max(lx, ux, cx)
+    median_y, median_x = ly + uy + cy - low_y - high_y, lx + ux + cx - low_x - high_x
+    apart = high_y - low_y + high_x - low_x
+    spread = 0 if apart == 0 else 1 if apart < 3 else 2 if apart < 17 else 3
+    kind = (spread * 5 + place) * 3
+    if down == median_y and across == median_x:
+        return chances[0, _MOVED + kind + around]
+    bits = chances[1, _MOVED + kind + around]
+    context = _NEIGHBOUR + kind
+    if ly != median_y or lx != median_x:
+        if down == ly and across == lx:
+            return bits + chances[1, context]
+        bits += chances[0, context]
+    if (uy != median_y or ux != median_x) and (uy != ly or ux != lx):
+        if down == uy and across == ux:
+            return bits + chances[1, context + 1]
+        bits += chances[0, context + 1]
+    if (cy != median_y or cx != median_x) and (cy != ly or cx != lx) and (cy != uy or cx != ux):
+        if down == cy and across == cx:
+            return bits + chances[1, context + 2]
+        bits += chances[0, context + 2]
+    off_y, off_x = down - median_y, across - median_x
+    bits += _axis_bits(off_y, _POWER + spread * 8, ly + uy + cy - 3 * median_y, 0, chances)
+    other = 1 if off_y else 0
+    context = _POWER + (4 + spread * 2 + other) * 8
+    return bits + _axis_bits(off_x, context, lx + ux + cx - 3 * median_x, 0 if off_y else 1, chances)
+
+
+@njit
+def off_median(near, down, across):  # type: ignore[no-untyped-def]
+    ly, lx, uy, ux, cy, cx = near
+    median_y = ly + uy + cy - min(ly, uy, cy) - max(ly, uy, cy)
+    median_x = lx + ux + cx - min(lx, ux, cx) - max(lx, ux, cx)
+    return 1 if down != median_y or across != median_x else 0

@@ -1,0 +1,55 @@
+"""What frames are predicted from: whole samples, an average that follows the motion, nothing for intra frames."""
+
+from __future__ import annotations
+
+import torch
+
+from codec.innvc.prediction import GUESSES, Planes, Prediction, Reference, predict, renew
+
+
+def _planes(seed: int, height: int = 48, width: int = 64) -> Planes:
+    generator = torch.Generator().manual_seed(seed)
+    luma = torch.randint(0, 256, (1, height, width), generator=generator).float()
+    return luma, torch.randint(0, 256, (1, 2, height // 2, width // 2), generator=generator).float()
+
+
+def test_all_guesses_are_whole_samples() -> None:
+    vectors = torch.randint(-40, 40, (1, 2, 6, 8), generator=torch.Generator().manual_seed(1))
+    prediction = predict(Reference(_planes(1), _planes(2)), vectors)
+    assert len(prediction.guesses) == GUESSES
+    for planes in (prediction.base, *prediction.guesses):
+        for plane, like in zip(planes, _planes(1), strict=True):
+            assert plane.shape == like.shape
+            assert torch.equal(plane, torch.round(plane))
+            assert plane.min() >= 0
+            assert plane.max() <= 255
+
+
+def test_without_motion_the_last_frame_and_the_memory_stay_where_they_are() -> None:
+    last, memory = _planes(1), _planes(2)
+    prediction = predict(Reference(last, memory), torch.zeros(1, 2, 6, 8, dtype=torch.int64))
+    assert torch.equal(prediction.base[0], last[0])
+    assert torch.equal(prediction.guesses[0][1], last[1])
+    assert torch.equal(prediction.guesses[1][0], memory[0])
+    assert prediction.guesses[2][0].std() < 0.6 * last[0].std()
+
+
+def test_memory_averages_noise_and_forgets_changes() -> None:
+    generator = torch.Generator().manual_seed(4)
+    scene = torch.full((1, 48, 64), 100.0), torch.full((1, 2, 24, 32), 120.0)
+    still = torch.zeros(1, 2, 6, 8, dtype=torch.int64)
+    step = torch.tensor([16])
+
+    def noisy() -> Planes:
+        luma, chroma = (torch.round(p + 3 * torch.randn(p.shape, generator=generator)) for p in scene)
+        return luma, chroma
+
+    reference = renew(Prediction.flat(scene), noisy(), step)
+    assert reference.memory is reference.last
+    for _ in range(12):
+        reference = renew(predict(reference, still), noisy(), step)
+    noise_of = [float((planes[0] - 100).std()) for planes in (reference.last, reference.memory)]
+    assert noise_of[1] < 0.75 * noise_of[0]
+    changed = torch.full((1, 48, 64), 180.0), scene[1]
+    reference = renew(predict(reference, still), changed, step)
+    assert torch.equal(reference.memory[0], changed[0])
