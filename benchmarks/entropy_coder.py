@@ -217,10 +217,8 @@ def main() -> None:
         for price, fractions in ((None, 1), (7.5, 1), (None, 16)):
             row = excess_of_tables(family, price, fractions)
             figures["tables"].append(row)
-            print(
-                f"  {family}, {'plain rounding' if price is None else f'decisions at {price}'}, {fractions} fractions: all {row['total']:.4%};",
-                end=" ",
-            )
+            decided = "plain rounding" if price is None else f"decisions at {price}"
+            print(f"  {family}, {decided}, {fractions} fractions: all {row['total']:.4%};", end=" ")
             print(f"mean {row['mean_from_0.01_bits']:.3%}, worst {row['worst_from_0.01_bits']:.3%}", end=" ")
             print(
                 f"at scale {row['worst_scale']:.3f}; {row['tables_below_0.01_bits']} tables of less than 0.01 bits",

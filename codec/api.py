@@ -11,17 +11,20 @@ import importlib
 import json
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO, ClassVar
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
-from codec.atomic_files import commit, unfinished_path, write_json_atomically
+from codec.atomic_files import write_atomically, write_json_atomically
+from codec.builtin import CONFIG_FILE as CONFIG_FILE
+from codec.builtin import WEIGHTS_FILE as WEIGHTS_FILE
+from codec.builtin import builtin_models, builtin_names
 from codec.container import MAX_PIXELS, MAX_SEGMENT, Packet, StreamHeader
 from codec.errors import BitreelError, UsageError
 from codec.frames import Frame, VideoFormat
@@ -37,9 +40,6 @@ from codec.streams import (
     encode_stream,
     write_stream,
 )
-
-WEIGHTS_FILE = "model.safetensors"
-CONFIG_FILE = "config.json"
 
 # Codec family -> "module:class". A further codec adds its folder and one line here.
 CODECS: dict[str, str] = {
@@ -57,6 +57,22 @@ class TrainingConditions:
 
     mask_fraction: float = 1.0
     field_dropout: float = 0.0
+
+
+@dataclass(frozen=True)
+class FitSettings:
+    """Gradient steps on one video: how many, and on what each of them looks.
+
+    steps: gradient steps. seed: of everything random. learning_rate: of the first step. batch_size: clips a step.
+    crop: side of a clip's square in luma pixels, at most the picture's. clip_frames: consecutive frames of a clip.
+    """
+
+    steps: int = 200
+    seed: int = 1
+    learning_rate: float = 1e-3
+    batch_size: int = 4
+    crop: int = 128
+    clip_frames: int = 3
 
 
 @dataclass
@@ -162,6 +178,24 @@ class Codec(nn.Module, ABC):
         reader = source if isinstance(source, StreamReader) else StreamReader(source, follow, max_pixels)
         return decode_stream(self, reader, from_frame, frames)
 
+    def fit(
+        self,
+        frames: Sequence[Frame],
+        fmt: VideoFormat,
+        options: EncodeOptions,
+        settings: FitSettings,
+        on_step: Callable[[int, float], None] | None = None,
+    ) -> Codec:
+        """A codec fitted to one video, for encoding it with `options`; this one is not changed.
+
+        Its streams carry what was fitted, so the codec that was not fitted decodes them: both have one `model_hash`.
+        frames: the whole video; may be read from disk one by one, so each access can cost a read. on_step gets each
+        step's number, from 0, and its loss.
+
+        Raises UsageError where this kind of codec can't be fitted.
+        """
+        raise UsageError(f"codec '{self.family}' can't be fitted to a video")
+
     @property
     def segment_frames(self) -> int:
         """Frames that are coded together, at most 16: how many the encoder holds, and its delay."""
@@ -173,9 +207,12 @@ class Codec(nn.Module, ABC):
 
     def model_hash(self) -> bytes:
         """SHA-256 (32 bytes) over family, config and every weight: equal hashes decode each other's streams."""
+        return self._hash_with(self.state_dict())
+
+    def _hash_with(self, weights: Mapping[str, Tensor]) -> bytes:
         digest = hashlib.sha256(self.family.encode())
         digest.update(json.dumps(dataclasses.asdict(self.config), sort_keys=True).encode())
-        for key, tensor in sorted(self.state_dict().items()):
+        for key, tensor in sorted(weights.items()):
             digest.update(key.encode())
             digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
         return digest.digest()
@@ -202,38 +239,61 @@ def create_codec(family: str, config: dict[str, Any]) -> Codec:
     return codec
 
 
-def save_codec(codec: Codec, folder: Path) -> None:
-    """Write weights (safetensors) and config (JSON) into `folder`, each by rename."""
-    folder.mkdir(parents=True, exist_ok=True)
+def save_codec(codec: Codec, folder: Path, half: bool = False) -> None:
+    """Write weights (safetensors) and config (JSON) into `folder`, each by rename.
+
+    half: keep the parameters as float16, half the size; buffers stay as they are. The saved model is then another one
+    than `codec`, with a hash of its own: that of the rounded weights, which loading gives. Raises BitreelError for a
+    weight that float16 can't hold.
+    """
     weights = {k: v.detach().cpu().contiguous() for k, v in codec.state_dict().items()}
-    temporary = unfinished_path(folder / WEIGHTS_FILE)
-    try:
-        save_file(weights, str(temporary))
-        commit(temporary, folder / WEIGHTS_FILE)
-    finally:
-        temporary.unlink(missing_ok=True)
+    held = _in_half(codec, weights) if half else weights
+    write_atomically(folder / WEIGHTS_FILE, save(held))
     meta = {
         "format": 1,
         "family": codec.family,
         "name": codec.display_name,
         "config": dataclasses.asdict(codec.config),
-        "model_hash": codec.model_hash().hex(),
+        "weights": "float16" if half else "float32",
+        # Of the weights as loading gives them.
+        "model_hash": codec._hash_with({k: held[k].to(v.dtype) for k, v in weights.items()}).hex(),
     }
     write_json_atomically(folder / CONFIG_FILE, meta)
 
 
-def load_codec(ref: str | Path, device: str = "cpu") -> Codec:
-    """Load a codec from a checkpoint folder.
+def _in_half(codec: Codec, weights: dict[str, Tensor]) -> dict[str, Tensor]:
+    held = dict(weights)
+    for name, parameter in codec.named_parameters(remove_duplicate=False):
+        if parameter.is_floating_point():
+            held[name] = weights[name].half()
+            if not bool(torch.isfinite(held[name]).all()):
+                raise BitreelError(f"weight '{name}' is too large for float16, or not finite; keep the full precision")
+    return held
 
-    Raises UsageError where the folder or its files are missing, BitreelError where the weights are damaged or
-    are not the ones the config names.
+
+def find_model(ref: str | Path) -> Path | None:
+    """The folder of a model: `ref` itself where it is a checkpoint folder, else the built-in model of that name."""
+    if (Path(ref) / CONFIG_FILE).is_file():
+        return Path(ref)
+    return builtin_models().get(str(ref))
+
+
+def load_codec(ref: str | Path, device: str = "cpu") -> Codec:
+    """Load a codec from a checkpoint folder, or the built-in model of that name; its parameters are float32 however
+    they are kept.
+
+    Raises UsageError where there is neither, or the folder lacks a file, BitreelError where the weights are damaged
+    or are not the ones the config names.
     """
     if not re.fullmatch(r"cpu|cuda(:\d+)?", device):
         raise UsageError(f"device '{device}' is not known; give cpu, cuda or cuda:N")
-    folder = Path(ref)
+    folder = find_model(ref) or Path(ref)
     config_path, weights_path = folder / CONFIG_FILE, folder / WEIGHTS_FILE
     if not config_path.is_file() or not weights_path.is_file():
-        raise UsageError(f"no model at '{ref}': a checkpoint folder holds {CONFIG_FILE} and {WEIGHTS_FILE}")
+        raise UsageError(
+            f"no model at '{ref}': a checkpoint folder holds {CONFIG_FILE} and {WEIGHTS_FILE}; "
+            f"built-in models: {builtin_names()}"
+        )
     try:
         meta = json.loads(config_path.read_text())
         codec = create_codec(meta["family"], meta["config"])

@@ -1,4 +1,4 @@
-"""The whole way on one machine: videos → shards → a trained codec → streams beside x265 → a champion.
+"""The whole way on one machine: videos → shards → a fine-tuned codec → streams beside x265 → a champion.
 
 Each stage is the very function behind its command; this file only puts them in a row and keeps what they found.
 """
@@ -11,7 +11,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from codec.api import save_codec
+from codec.api import load_codec, save_codec
+from codec.builtin import builtin_models
 from codec.errors import UsageError
 from infra.bdrate import ALL, BdRate, Curve, bd_rate, mean_of_sequences
 from infra.evaluation import evaluate_model
@@ -24,12 +25,15 @@ from infra.report import REPORT_FILE, write_report
 from infra.training_job import run_training
 from pipeline.ingest import IngestReport, ingest_videos
 from pipeline.manifest import read_manifest
+from pipeline.ray_session import ray_session
 from pipeline.rendered import render_demo_videos
 from trainers.loop import fresh_codec
+from trainers.ray_train import differing_settings
 from trainers.recipe import Recipe, load_recipe
 
 MODEL_NAME = "demo"
 RECIPE = "innvc-demo"
+SHIPPED = "innvc-small"  # the built-in model that it fine-tunes
 QPS = (0, 12, 24, 36, 48, 60)
 ANCHORS = ("x265-ldp-psnr",)
 FRAMES = 16
@@ -46,12 +50,17 @@ Say = Callable[[str], None]
 
 @dataclass
 class DemoResult:
-    """What the demo found. against_start: BD-rate of the trained model over its own untrained start; field_saving:
-    percent of all bits that the conditioning field saves over the same model without it."""
+    """What the demo found.
+
+    against_untrained: BD-rate of the trained model over the same codec with untrained weights. against_shipped: over
+    the built-in model that it was fine-tuned from, None where it began untrained. field_saving: percent of all bits
+    that the conditioning field saves over the same model without it.
+    """
 
     ingest: IngestReport
     evaluation: Evaluation
-    against_start: BdRate
+    against_untrained: BdRate
+    against_shipped: BdRate | None
     field_saving: float
     version: int
     gate: GateResult
@@ -65,7 +74,8 @@ def run_demo(
     videos: Sequence[str], out: Path, *, recipe: Recipe | None = None, say: Say, progress: Progress
 ) -> DemoResult:
     """Run all stages; videos empty means clips rendered from photographs. Results go to `out`, the model version to
-    the registry. What an earlier run in the same folder ingested, rendered or encoded is found again.
+    the registry. What an earlier run in the same folder ingested, rendered or encoded is found again. Training starts
+    from the built-in model where the recipe asks for the same codec, else from untrained weights.
 
     Raises UsageError where there are too few videos to hold one out.
     """
@@ -105,23 +115,22 @@ def run_demo(
         f"held out: {', '.join(path.name for path in held_out)}"
     )
 
-    start = out / "start"
-    codec = fresh_codec(recipe)
-    codec.display_name = f"{MODEL_NAME}-start"
-    save_codec(codec, start)
-    say("Train: Ray Train, workers reading the shards; this is the longest stage")
+    untrained, shipped = _untrained_model(recipe, out / "untrained"), _shipped_model(recipe)
+    what = f"Fine-tune the built-in {SHIPPED}" if shipped else f"Train from scratch (no built-in {SHIPPED} that fits)"
+    say(f"{what}: Ray Train, workers reading the shards")
     trained = run_training(
         recipe,
         store,
         model_name=MODEL_NAME,
         workers=_workers(recipe),
-        init_from=start,
+        init_from=str(shipped or untrained),
         on_progress=lambda step, _: progress("train", step, recipe.total_steps),
     )
     assert trained.version is not None
     clock.lap("train")
 
-    say("Evaluate: real files, decoded by other processes, beside x265; then without field, and the untrained start")
+    others = f"the built-in {SHIPPED} and untrained weights" if shipped else "its untrained start"
+    say(f"Evaluate: real files, decoded by other processes, beside x265; then without field, and {others}")
     champion = next((v for v in list_versions(MODEL_NAME) if CHAMPION in v.aliases), None)
     model = resolve_model(f"{MODEL_NAME}@{trained.version}")
 
@@ -134,11 +143,12 @@ def run_demo(
             cache=out / "cache", **{"anchors": (), **extra},
         )  # fmt: skip
 
-    evaluation = measure(
-        "evaluation", model, anchors=ANCHORS, champion=resolve_model(f"{MODEL_NAME}@{CHAMPION}") if champion else None
-    )
-    without_field = measure("evaluation-no-field", model, field=False)
-    untrained = measure("evaluation-start", start)
+    holder = resolve_model(f"{MODEL_NAME}@{CHAMPION}") if champion else None
+    with ray_session(None):  # one for all of them, as starting it takes seconds
+        evaluation = measure("evaluation", model, anchors=ANCHORS, champion=holder)
+        without_field = measure("evaluation-no-field", model, field=False)
+        of_untrained = measure("evaluation-untrained", untrained)
+        of_shipped = measure("evaluation-shipped", shipped) if shipped else None
     report = write_report(evaluation, out / "evaluation" / REPORT_FILE)
     log_evaluation(evaluation, report, get_version(MODEL_NAME, str(trained.version)), champion)
     clock.lap("evaluate")
@@ -147,7 +157,8 @@ def run_demo(
     return DemoResult(
         ingest=ingested,
         evaluation=evaluation,
-        against_start=bd_rate_between(untrained, evaluation),
+        against_untrained=bd_rate_between(of_untrained, evaluation),
+        against_shipped=bd_rate_between(of_shipped, evaluation) if of_shipped else None,
         field_saving=100 * (1 - evaluation.scores["bits_total"] / without_field.scores["bits_total"]),
         version=trained.version,
         gate=gate,
@@ -156,6 +167,22 @@ def run_demo(
         rendered=rendered,
         seconds=seconds,
     )
+
+
+def _untrained_model(recipe: Recipe, folder: Path) -> Path:
+    """The recipe's codec with untrained weights, saved: what training has to be better than."""
+    codec = fresh_codec(recipe)
+    codec.display_name = f"{MODEL_NAME}-untrained"
+    save_codec(codec, folder)
+    return folder
+
+
+def _shipped_model(recipe: Recipe) -> Path | None:
+    """The built-in model that the recipe can go on from; None where the recipe's codec is another."""
+    folder = builtin_models().get(SHIPPED)
+    if folder is None or differing_settings(load_codec(folder), fresh_codec(recipe)):
+        return None
+    return folder
 
 
 def held_out_videos(store: Path) -> list[Path]:

@@ -60,19 +60,18 @@ def measure_stream_set(job: StreamSet, folder: Path, pictures: Path) -> list[Poi
     torch.set_num_threads(job.threads)
     folder.mkdir(parents=True, exist_ok=True)
     codec = load_codec(job.model)
-    encoded = {qp: _encode(codec, job, qp, folder / f"qp{qp:02d}.brl") for qp in job.qps}
+    encoded = {qp: encode_to_file(codec, job, qp, folder / f"qp{qp:02d}.brl") for qp in job.qps}
     streams = [(qp, str(folder / f"qp{qp:02d}.brl"), str(pictures / f"{job.label}-qp{qp:02d}.webp")) for qp in job.qps]
-    decoded = _decode_elsewhere(
-        DecodeJob(job.model, job.source, streams, job.picture_frame, job.threads), folder.parent
-    )
-    points = [_point(job, answer, *encoded[answer["qp"]], folder) for answer in decoded]
+    decoded = decode_elsewhere(DecodeJob(job.model, job.source, streams, job.picture_frame, job.threads), folder.parent)
+    points = [measured_point(job, answer, *encoded[answer["qp"]], folder) for answer in decoded]
     stored = {"key": key, "points": [dataclasses.asdict(p) for p in points]}
     write_atomically(kept, json.dumps(stored).encode())
     return points
 
 
-def _encode(codec: Codec, job: StreamSet, qp: int, path: Path) -> tuple[StreamReport, str, float]:
-    """The stream's report, the digest of the encoder's reconstruction, and seconds."""
+def encode_to_file(codec: Codec, job: StreamSet, qp: int, path: Path) -> tuple[StreamReport, str, float]:
+    """Encode the job's source at `qp` to `path`, by rename: the stream's report, the digest of the encoder's
+    reconstruction, and seconds."""
     digest = hashlib.sha256()
 
     def on_frame(report: FrameReport, frame: Frame) -> None:
@@ -91,7 +90,11 @@ def _encode(codec: Codec, job: StreamSet, qp: int, path: Path) -> tuple[StreamRe
     return report, digest.hexdigest(), time.perf_counter() - started
 
 
-def _decode_elsewhere(job: DecodeJob, scratch: Path) -> list[dict[str, Any]]:
+def decode_elsewhere(job: DecodeJob, scratch: Path) -> list[dict[str, Any]]:
+    """Run the job in a fresh process, with a temporary folder in `scratch`: per stream what `run_job` gives.
+
+    Raises BitreelError where a stream can't be decoded.
+    """
     environment = {**os.environ, "OMP_NUM_THREADS": str(job.threads), "MKL_NUM_THREADS": str(job.threads)}
     with tempfile.TemporaryDirectory(dir=scratch, prefix=".decode-") as folder:
         order, answer = Path(folder) / "job.json", Path(folder) / "result.json"
@@ -108,9 +111,13 @@ def _decode_elsewhere(job: DecodeJob, scratch: Path) -> list[dict[str, Any]]:
         return result
 
 
-def _point(
+def measured_point(
     job: StreamSet, answer: dict[str, Any], report: StreamReport, digest: str, encode_seconds: float, folder: Path
 ) -> Point:
+    """One stream's point, of the decoder's answer and what `encode_to_file` gave; the file is qpNN.brl in `folder`.
+
+    Raises BitreelError where the file has other bytes than the encoder reports.
+    """
     size = (folder / f"qp{answer['qp']:02d}.brl").stat().st_size
     frames = [
         FramePoint.of(r.index, r.frame_type, r.bytes, FrameQuality(**quality))

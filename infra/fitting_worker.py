@@ -19,7 +19,7 @@ from codec.errors import BitreelError, VideoError
 from codec.frames import Frame
 from infra.evaluation_results import Point
 from infra.evaluation_source import EvaluationSource, prepare_source
-from infra.evaluation_streams import StreamSet, _decode_elsewhere, _encode, _point
+from infra.evaluation_streams import StreamSet, decode_elsewhere, encode_to_file, measured_point
 from infra.evaluation_worker import DecodeJob
 from infra.fitting_results import FitPoint, fitted_stream, one_pass_stream, point_path
 
@@ -108,18 +108,20 @@ def _measure(job: FitJob, codec: Codec, source: EvaluationSource, qp: int) -> Fi
     plain, better = one_pass_stream(job.folder, qp), fitted_stream(job.folder, qp)
     plain.parent.mkdir(parents=True, exist_ok=True)
     order = {way: _order(job, source, qp, way) for way in (ONE_PASS, FITTED)}
-    first = _encode(codec, order[ONE_PASS], qp, plain)
+    first = encode_to_file(codec, order[ONE_PASS], qp, plain)
     losses: list[float] = []
     started = time.perf_counter()
     fitted = codec.fit(
         SourceFrames(source), source.format, EncodeOptions(qp=qp), job.settings, lambda _, loss: losses.append(loss)
     )
     fit_seconds = time.perf_counter() - started
-    second = _encode(fitted, order[FITTED], qp, better)
+    second = encode_to_file(fitted, order[FITTED], qp, better)
     streams = [(qp, str(plain), os.devnull), (qp, str(better), os.devnull)]
-    answers = _decode_elsewhere(DecodeJob(job.model, source, streams, _NO_PICTURE, job.threads), job.folder)
-    one_pass = _point(order[ONE_PASS], answers[0], *first, plain.parent)
-    point = FitPoint(qp, one_pass, _point(order[FITTED], answers[1], *second, better.parent), fit_seconds, losses)
+    answers = decode_elsewhere(DecodeJob(job.model, source, streams, _NO_PICTURE, job.threads), job.folder)
+    one_pass = measured_point(order[ONE_PASS], answers[0], *first, plain.parent)
+    point = FitPoint(
+        qp, one_pass, measured_point(order[FITTED], answers[1], *second, better.parent), fit_seconds, losses
+    )
     for measured in (point.one_pass, point.fitted):
         _check_exact(measured, source)
     point.save(job.folder, job.keys[qp])

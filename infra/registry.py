@@ -4,19 +4,18 @@ from __future__ import annotations
 
 import json
 import os
-import platform
 import re
 import shutil
-import subprocess
 import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from importlib import metadata
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from codec.api import CONFIG_FILE, WEIGHTS_FILE, load_codec, save_codec
+from codec.api import CONFIG_FILE, WEIGHTS_FILE, find_model, load_codec, save_codec
+from codec.builtin import builtin_models, builtin_names
 from codec.errors import BitreelError, UsageError
+from infra.provenance import code_version, environment, manifest_hash
 from infra.tracking import ask, connect, tracking_uri
 from trainers.recipe import Recipe
 
@@ -59,10 +58,10 @@ def register_version(
     """Register the codec of a checkpoint folder as the next version of `name` and give its number.
 
     The version keeps, as plain files below the run: weights, config, recipe, and provenance.json with the data's
-    manifest hash, the code's version and the environment. Raises UsageError for a bad name or no model at
-    `checkpoint`, BitreelError where the model is damaged or MLflow can't be reached.
+    manifest hash, the code's version and the environment. Raises UsageError for a bad name, a built-in model's name or
+    no model at `checkpoint`, BitreelError where the model is damaged or MLflow can't be reached.
     """
-    check_name(name)
+    check_free_name(name)
     codec = load_codec(checkpoint)
     codec.display_name = name  # streams carry it, so that their decoder finds the model again
     model_hash = codec.model_hash().hex()
@@ -165,18 +164,35 @@ def split_ref(ref: str) -> tuple[str, str | None]:
 
 
 def resolve_model(ref: str) -> Path:
-    """The checkpoint folder of a REF: a folder itself, or a registered version (bare name: its champion), fetched into
-    the cache and checked against its hash.
+    """The checkpoint folder of a REF, which means, in this order: a checkpoint folder at that path; with `@` or
+    `models:/`, a registered version; a built-in model; a registered model's champion. Registered versions are fetched
+    into the cache and checked against their hash.
+
+    So a built-in model hides a registered one of the same name from bare names (`check_free_name` lets none come
+    into being); `name@champion` still finds it.
 
     Raises UsageError for an unknown model, version or alias, BitreelError where MLflow can't be reached or the
     registered files are missing or damaged.
     """
-    if Path(ref).is_dir() and (Path(ref) / CONFIG_FILE).is_file():
-        return Path(ref)
-    if ref.startswith((".", "/", "~")) or ref.endswith("/"):
+    folder = local_model(ref)
+    return folder if folder is not None else fetch_version(version_of(ref))
+
+
+def local_model(ref: str) -> Path | None:
+    """The folder of a REF that needs no registry, a path or a built-in model; None where the registry has to be asked.
+
+    Raises UsageError for what is written as a path but holds no model.
+    """
+    folder = find_model(ref)
+    if folder is None and (ref.startswith((".", "/", "~")) or ref.endswith("/")):
         raise UsageError(f"no model at '{ref}': a checkpoint folder holds {CONFIG_FILE} and {WEIGHTS_FILE}")
+    return folder
+
+
+def version_of(ref: str) -> ModelVersion:
+    """The registered version that a REF of the registry means; a bare name is its champion. Raises UsageError."""
     name, which = split_ref(ref)
-    return fetch_version(get_version(name, which or CHAMPION))
+    return get_version(name, which or CHAMPION)
 
 
 def fetch_version(version: ModelVersion) -> Path:
@@ -215,44 +231,11 @@ def check_name(name: str) -> None:
         )
 
 
-def manifest_hash(store: Path) -> str:
-    """BLAKE3 over a store's settings and manifest fragments, by name and content: equal means the same clips."""
-    from blake3 import blake3
-
-    digest = blake3()
-    for path in [store / "store.json", *sorted((store / "manifest").glob("[!.]*.parquet"))]:
-        digest.update(path.name.encode() + b"\0")
-        digest.update(path.read_bytes())
-    return str(digest.hexdigest())
-
-
-def code_version() -> str:
-    """Package version, with the git commit (and "-changed") where the code runs from a git checkout."""
-    version = metadata.version("bitreel")
-    root = Path(__file__).resolve().parent.parent
-    if not (root / ".git").exists():
-        return version
-    try:
-        described = subprocess.run(
-            ["git", "-C", str(root), "describe", "--always", "--dirty=-changed", "--abbrev=12"],
-            capture_output=True,
-            text=True,
-            timeout=20,
-            check=True,
-        ).stdout.strip()
-    except (OSError, subprocess.SubprocessError):
-        return version
-    return f"{version}+{described}"
-
-
-def environment() -> dict[str, Any]:
-    """Python, machine, and the installed packages with versions."""
-    packages = {dist.metadata["Name"]: dist.version for dist in metadata.distributions() if dist.metadata["Name"]}
-    return {
-        "python": platform.python_version(),
-        "machine": platform.platform(),
-        "packages": dict(sorted(packages.items())),
-    }
+def check_free_name(name: str) -> None:
+    """Raises UsageError for a name that a new model can't have: a bad one, or a built-in model's."""
+    check_name(name)
+    if name in builtin_models():
+        raise UsageError(f"model name '{name}' is a built-in model's; choose another")
 
 
 def _download(version: ModelVersion, label: str, target: Path) -> Path:
@@ -294,7 +277,9 @@ def _aliases(client: MlflowClient, name: str) -> dict[int, list[str]]:
         if error.error_code not in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
             raise
         known = ", ".join(list_models()) or "none yet"
-        raise UsageError(f"no model '{name}' in the registry; there: {known}") from error
+        raise UsageError(
+            f"no model '{name}' in the registry; there: {known}; built-in models: {builtin_names()}"
+        ) from error
     found: dict[int, list[str]] = {}
     for alias, number in model.aliases.items():
         found.setdefault(int(number), []).append(alias)

@@ -8,11 +8,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from codec.builtin import builtin_models, stated_hash
 from codec.errors import BitreelError, UsageError
-from infra.registry import check_name, register_version
+from infra.registry import check_free_name, fetch_version, local_model, register_version, version_of
 from infra.tracking import RUNS_FOLDER, TrackedRun, end_run, find_training_run, reopen_run, start_training_run
 from trainers.phase_batches import PhaseBatches
-from trainers.ray_train import train_on_ray
+from trainers.ray_train import starting_codec, train_on_ray
 from trainers.recipe import Recipe
 
 TRAINING_FOLDER = "train"  # below the runs folder: checkpoints of each run
@@ -37,27 +38,37 @@ def run_training(
     workers: int | None = None,
     address: str | None = None,
     resume: str | None = None,
-    init_from: Path | None = None,
+    init_from: str | None = None,
     on_progress: Callable[[int, dict[str, float]], None] | None = None,
     on_start: Callable[[str], None] | None = None,
 ) -> FinishedTraining:
     """Train, follow it in MLflow, and register the result under `model_name`.
 
-    `resume` is the name or MLflow id of a run that stopped; it goes on with the same recipe and store. `on_start`
-    gets the run's name. Raises UsageError and BitreelError as `train_on_ray` and `register_version` do.
+    `init_from` is the REF of a model (see `infra.registry.resolve_model`) whose weights it starts from; MLflow notes
+    which one that was, and its hash. `resume` is the name or MLflow id of a run that stopped; it goes on with the same
+    recipe and store, from its own weights. `on_start` gets the run's name. Raises UsageError and BitreelError as
+    `resolve_model`, `train_on_ray` and `register_version` do.
     """
     if model_name is not None:
-        check_name(model_name)
+        check_free_name(model_name)
+    if resume is not None and init_from is not None:
+        raise UsageError("--from: a resumed run goes on from its own weights; give --resume alone")
     PhaseBatches(store, recipe)  # raises where the store can't serve the recipe: better before a run is on record
     if workers is not None and workers < 1:
         raise UsageError(f"--workers {workers}: give 1 or more")
     storage = (Path.cwd() / RUNS_FOLDER / TRAINING_FOLDER).resolve()
+    start = None
     if resume is not None:
         run, name = _find(resume, storage)
     else:
+        origin = {"init_from": "fresh weights"}
+        if init_from is not None:
+            start, label = _starting_model(init_from)
+            starting_codec(recipe, start)  # raises where its settings are not the recipe's
+            origin = {"init_from": label, "init_from_hash": stated_hash(start)}
         now = datetime.datetime.now().strftime("%Y%m%d-%H%M%S")
         name = f"{recipe.name}-{now}-{secrets.token_hex(2)}"
-        run = start_training_run(recipe, name, {"store": store.resolve(), "init_from": init_from or "fresh weights"})
+        run = start_training_run(recipe, name, {"store": store.resolve()} | origin)
     if on_start is not None:
         on_start(name)
     status = "FAILED"
@@ -69,7 +80,7 @@ def run_training(
             storage=storage,
             workers=workers,
             address=address,
-            init_from=init_from,
+            init_from=start,
             tracking=run,
             on_progress=on_progress,
         )
@@ -83,6 +94,15 @@ def run_training(
     finally:
         end_run(run, status)
     return FinishedTraining(name, run.run_id, result.checkpoint, result.metrics, version)
+
+
+def _starting_model(ref: str) -> tuple[Path, str]:
+    """The folder of a REF, and what it is called in a run's record, aliases replaced by the version they mean now."""
+    folder = local_model(ref)
+    if folder is None:
+        version = version_of(ref)
+        return fetch_version(version), f"{version.name}@{version.version}"
+    return folder, f"{ref} (built-in)" if folder == builtin_models().get(ref) else str(folder.resolve())
 
 
 def _find(resume: str, storage: Path) -> tuple[TrackedRun, str]:

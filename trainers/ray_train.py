@@ -21,7 +21,7 @@ from typing import Any, Protocol
 
 import torch
 
-from codec.api import Codec, load_codec
+from codec.api import Codec, load_codec, save_codec
 from codec.atomic_files import write_json_atomically
 from codec.errors import BitreelError, UsageError
 from pipeline.ray_session import ray_session
@@ -35,6 +35,7 @@ from trainers.schedule import conditions_at
 RUN_FILE = "run.json"
 PROGRESS_FILE = "progress.json"
 FAILURE_FILE = "failure.json"
+START_FOLDER = "start"  # the model whose weights the run began with, so that going on with it needs no other
 MAX_FAILURES = 3  # worker deaths that one run survives
 
 
@@ -84,7 +85,8 @@ def train_on_ray(
 
     The run lives in `storage/name`, which every machine of the cluster must see; a run of that name that stopped
     early goes on from its last checkpoint. `workers` None means one per GPU, or one where there is none. `init_from`
-    is a checkpoint folder whose weights the run starts from. `on_progress` gets finished steps and the last figures.
+    is a checkpoint folder whose weights the run starts from; they are copied into the run's folder, and a run that
+    goes on needs it no more. `on_progress` gets finished steps and the last figures.
 
     Raises UsageError where recipe, store, weights or a run of that name do not fit together, BitreelError where
     training fails for good or is stopped.
@@ -97,10 +99,10 @@ def train_on_ray(
         resources = choose_resources(workers)
         check_resumable(recipe, None, resources.workers)
         PhaseBatches(store, recipe, 0, resources.workers)
-        starting_codec(recipe, init_from)
-        _prepare_run(folder, recipe, store, resources, init_from)
+        start = starting_codec(recipe, init_from)
+        kept = _prepare_run(folder, recipe, store, resources, start if init_from else None)
         with _watch_progress(folder / PROGRESS_FILE, on_progress):
-            checkpoint = _fit(recipe, store, folder, resources, init_from, tracking)
+            checkpoint = _fit(recipe, store, folder, resources, kept, tracking)
         return _result(checkpoint, folder.name, recipe, tracking.run_id if tracking else "")
 
 
@@ -113,26 +115,38 @@ def starting_codec(recipe: Recipe, init_from: Path | None) -> Codec:
     if init_from is None:
         return codec
     given = load_codec(init_from)
-    if given.family != codec.family or dataclasses.asdict(given.config) != dataclasses.asdict(codec.config):
+    differing = differing_settings(given, codec)
+    if differing:
         raise UsageError(
-            f"'{init_from}' holds a {given.family} with other settings than recipe '{recipe.name}' asks for; "
-            "give the recipe the same codec settings"
+            f"'{init_from}' holds a {given.family} with other settings than recipe '{recipe.name}' asks for: "
+            f"{', '.join(differing)}; give the recipe the same codec settings"
         )
     codec.load_state_dict(given.state_dict())
     return codec
 
 
-def _prepare_run(folder: Path, recipe: Recipe, store: Path, resources: Resources, init_from: Path | None) -> None:
-    """Note what the run is, or check that it is the one that stopped here."""
+def differing_settings(given: Codec, wanted: Codec) -> list[str]:
+    """Where two codecs' settings differ, as `key 96, not 192`; empty where weights of one fit the other."""
+    if given.family != wanted.family:
+        return [f"family {given.family}, not {wanted.family}"]
+    here, there = dataclasses.asdict(given.config), dataclasses.asdict(wanted.config)
+    return [f"{key} {value!r}, not {there[key]!r}" for key, value in here.items() if value != there[key]]
+
+
+def _prepare_run(folder: Path, recipe: Recipe, store: Path, resources: Resources, start: Codec | None) -> Path | None:
+    """Note what the run is and keep the weights it starts from, or check that it is the one that stopped here, which
+    `start` need not be given for again. Gives the folder of those weights, None for fresh ones."""
     run_file = folder / RUN_FILE
     facts = {
         "recipe": recipe.to_dict(),
         "store": str(store.resolve()),
         "workers": resources.workers,
-        "init_from": str(init_from.resolve()) if init_from else None,
+        "init_from": start.model_hash().hex() if start else None,
     }
     if run_file.is_file():
         before = json.loads(run_file.read_text())
+        if start is None:
+            facts["init_from"] = before["init_from"]
         differing = [key for key in facts if before.get(key) != facts[key]]
         if differing:
             raise UsageError(
@@ -141,7 +155,10 @@ def _prepare_run(folder: Path, recipe: Recipe, store: Path, resources: Resources
             )
     folder.mkdir(parents=True, exist_ok=True)
     (folder / FAILURE_FILE).unlink(missing_ok=True)
+    if start is not None:
+        save_codec(start, folder / START_FOLDER)
     write_json_atomically(run_file, facts)
+    return folder / START_FOLDER if facts["init_from"] else None
 
 
 def _fit(
@@ -163,7 +180,7 @@ def _fit(
             "recipe": recipe.to_dict(),
             "store": str(store.resolve()),
             "folder": str(folder),
-            "init_from": str(init_from.resolve()) if init_from else None,
+            "init_from": str(init_from) if init_from else None,
             "threads": resources.cpus,
             "tracking": tracking,
         },

@@ -12,9 +12,12 @@ from torch import Tensor
 from codec.distributions import ScaleTables
 from codec.exact.operations import full_precision
 from codec.frames import Frame, VideoFormat
+from codec.innvc.activity import block_qps
+from codec.innvc.adaptation import adapted, change_count
 from codec.innvc.context import from_order, to_order
 from codec.innvc.field import Field
 from codec.innvc.frame_coding import FrameContext, SymbolSource, code_coefficients
+from codec.innvc.layout import GROUP_SIZES
 from codec.innvc.prediction import Planes, Prediction, Reference, predict, renew
 from codec.innvc.quantization import LOSSLESS_QP, fraction_bits, sample_step
 from codec.lifting import forward_transform, inverse_transform
@@ -30,14 +33,21 @@ class CodingState:
 
     def __init__(self, codec: InnVC, fmt: VideoFormat) -> None:
         self.codec, self.format = codec, fmt
+        self.given = codec  # as it was before a stream changed anything
+        self.change_count = change_count(codec)
         self.device = next(codec.parameters()).device
         self.height, self.width = -(-fmt.height // SIDE) * SIDE, -(-fmt.width // SIDE) * SIDE
         self.h, self.w = self.height // 8, self.width // 8
         self.reference: Reference | None = None
         self.recurrent: Tensor | None = None
+        self.trim = self.no_trim()
         self.after_intra = False
         self.field: Field = self.empty_field()
         self.place = 0  # of the coming frame in its segment
+
+    def adapt(self, changes: NDArray[np.int32] | None) -> None:
+        """Code on with what a stream says about the model; the codec itself is not changed."""
+        self.codec = self.given if changes is None else adapted(self.given, changes)
 
     def starts_segment(self, intra: bool) -> bool:
         return intra or self.place == self.codec.config.segment_frames
@@ -66,7 +76,19 @@ class CodingState:
             guesses = torch.stack([transformed(guess, prediction.base) for guess in prediction.guesses])
         kind = 0 if intra else 1 if self.after_intra else 2
         field = self.codec.field_decoder(self.field, self.place, self.h, self.w)
-        return FrameContext(kind, qp, base, guesses, self._moved_state(kind, vectors), vectors[0], field)
+        trim = self.no_trim() if intra else self.trim
+        qps = self.block_qps(qp, prediction)
+        return FrameContext(kind, qp, qps, base, guesses, self._moved_state(kind, vectors), vectors[0], field, trim)
+
+    def block_qps(self, qp: int, prediction: Prediction) -> Tensor:
+        """QP of each 8x8 block, (h, w) int64."""
+        frame, strength = torch.tensor([qp], device=self.device), self.codec.config.activity
+        if not prediction.guesses or not strength:
+            return frame.expand(self.h, self.w)
+        return block_qps(prediction.base[0], frame, strength)[0]
+
+    def no_trim(self) -> Tensor:
+        return torch.zeros(sum(GROUP_SIZES), dtype=torch.int64, device=self.device)
 
     def _moved_state(self, kind: int, vectors: Tensor) -> Tensor | None:
         part = self.codec.prior.state
@@ -79,7 +101,7 @@ class CodingState:
     @full_precision()
     def finish_frame(self, context: FrameContext, prediction: Prediction, source: SymbolSource) -> Frame:
         """Code the coefficients, rebuild the frame and make it the next one's reference."""
-        coefficients, self.recurrent = code_coefficients(
+        coefficients, self.recurrent, self.trim = code_coefficients(
             self.codec.prior, context, source, self.codec.config.live_fraction
         )
         residual = inverse_transform(from_order(coefficients), fraction_bits(context.qp))

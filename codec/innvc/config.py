@@ -41,6 +41,9 @@ class InnVCConfig:
     live_fraction: float = 0.5
     # Intra frames are coded at a QP this much higher, since all frames after them are predicted from them.
     intra_boost: int = 5
+    # How much the step follows the prediction's contrast, in sixteenths: 0 for equal squared error everywhere (PSNR),
+    # 16 lets it grow with the standard deviation (SSIM).
+    activity: int = 0
     # Bits that a squared quantization step of error is worth when the quantizer decides between symbols.
     decision_price: float = 7.5
 
@@ -48,7 +51,7 @@ class InnVCConfig:
         """Raises UsageError where a setting makes no sense."""
         least = {"width": 1, "trunk_blocks": 0, "group_blocks": 0, "state_channels": 0, "checkerboard_groups": 0,
                  "fine_channels": 1, "coarse_channels": 1, "whole_channels": 1, "field_features": 1,
-                 "segment_frames": 1, "slice_frames": 1, "intra_boost": 0}  # fmt: skip
+                 "segment_frames": 1, "slice_frames": 1, "intra_boost": 0, "activity": 0}  # fmt: skip
         for name, lowest in least.items():
             value = getattr(self, name)
             if not isinstance(value, int) or value < lowest:

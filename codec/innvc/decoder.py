@@ -10,6 +10,7 @@ import torch
 from codec.container import INTRA, Packet, StreamHeader
 from codec.entropy_coding import SymbolDecoder
 from codec.frames import Frame
+from codec.innvc.adaptation import receive_changes
 from codec.innvc.coding_state import SIDE, CodingState
 from codec.innvc.field import LARGEST_VALUE
 from codec.innvc.frame_coding import Decoding
@@ -40,6 +41,8 @@ def receive_field(state: CodingState, coder: SymbolDecoder, qp: int) -> None:
 
 
 def _decode_frame(state: CodingState, coder: SymbolDecoder, qp: int, intra: bool) -> Frame:
+    if intra:
+        state.adapt(receive_changes(coder, state.change_count, state.given.lossless_tables))
     if state.starts_segment(intra):
         state.place = 0
         receive_field(state, coder, qp)

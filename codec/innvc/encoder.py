@@ -20,6 +20,7 @@ from codec.container import INTER, INTRA
 from codec.entropy_coding import SymbolEncoder
 from codec.exact.operations import full_precision
 from codec.frames import Frame, VideoFormat
+from codec.innvc.adaptation import send_changes
 from codec.innvc.coding_state import CodingState
 from codec.innvc.context import to_order
 from codec.innvc.field import LARGEST_VALUE, Field, SliceMeans
@@ -174,8 +175,8 @@ def _plan_frame(state: CodingState, planes: Planes, qp: int, intra: bool, before
 def _encode_frame(state: CodingState, coder: SymbolEncoder, plan: _Plan) -> Frame:
     if plan.motion is not None:
         encode_motion(coder, plan.motion)
-    source = Encoding(coder, state.tables(plan.qp), plan.target, whole_steps(plan.qp, state.device))
     context = state.context(plan.qp, plan.intra, plan.prediction, plan.vectors)
+    source = Encoding(coder, state.tables(plan.qp), plan.target, whole_steps(context.qps))
     return state.finish_frame(context, plan.prediction, source)
 
 
@@ -190,8 +191,11 @@ def _best_start(state: CodingState, plan: _Plan, segment: list[Frame], options: 
     best: tuple[float, _Start] | None = None
     for sent in range(len(proposed), -1, -1):
         trial, coder = copy.copy(state), SymbolEncoder()
+        if plan.intra:
+            send_changes(coder, state.codec.adaptation, state.codec.lossless_tables)
+        before = coder.estimated_bits
         send_field(trial, coder, proposed, sent, plan.qp)
-        field_bits = coder.estimated_bits
+        field_bits = coder.estimated_bits - before
         rebuilt = _encode_frame(trial, coder, plan)
         cost = coder.estimated_bits + lagrangian * _squared_error(trial, plan.planes)
         if best is None or cost < best[0]:

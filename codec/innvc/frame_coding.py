@@ -27,6 +27,10 @@ from codec.innvc.quantization import LOSSLESS_QP, whole_steps
 
 _LARGEST_COEFFICIENT = 1 << 16  # far above any real one, whatever a stream claims
 _CHANNELS = sum(GROUP_SIZES)
+# A scale index more changes the odds of zero by about a quarter; half a step at a time, in sixteenths of an index.
+_TRIM_GAIN = 16 * 4 // 2
+_TRIM_PRIOR = 60 << 16
+_LARGEST_TRIM = 64
 
 
 class SymbolSource(Protocol):
@@ -35,6 +39,8 @@ class SymbolSource(Protocol):
     predicted: whole-number prediction of the coefficients, (n, places) int64 in the transform's units. fraction: what
     the prediction lacks in sixteenths of a step, -8..7; zero unless lossless.
     """
+
+    tables: ScaleTables
 
     def exchange(self, index: Tensor, predicted: Tensor, fraction: Tensor, places: Places) -> Tensor: ...
 
@@ -48,17 +54,33 @@ class Places:
     flat: Tensor
 
 
+@dataclass(frozen=True)
+class Surprise:
+    """How many symbols were other than zero beyond what was expected, and the variance of that, by channel: (n,) int64
+    each, in 65536ths."""
+
+    excess: Tensor
+    variance: Tensor
+
+
+def surprise(tables: ScaleTables, index: Tensor, fraction: Tensor, symbols: Tensor) -> Surprise:
+    """What symbols (n, places) say about the scale indices that they were coded with."""
+    likely = torch.where(index > 0, (1 << 16) - tables.zero_counts()[tables.number(index, fraction)], 0)
+    excess = ((symbols != 0).long() << 16) - likely
+    return Surprise(excess.sum(1), ((likely * ((1 << 16) - likely)) >> 16).sum(1))
+
+
 class Encoding:
     """Quantizes target coefficients and puts the symbols into a packet."""
 
     def __init__(self, coder: SymbolEncoder, tables: ScaleTables, target: Tensor, steps: Tensor) -> None:
         self.coder, self.tables = coder, tables
-        self.target, self.steps = target.flatten(1), steps[:, :, 0]
+        self.target, self.steps = target.flatten(1), steps.flatten(1)
 
     def exchange(self, index: Tensor, predicted: Tensor, fraction: Tensor, places: Places) -> Tensor:
         channels = slice(places.start, places.stop)
         residual = self.target[channels].gather(1, places.flat) - predicted
-        symbols = self.tables.quantize(residual, self.steps[channels], index)
+        symbols = self.tables.quantize(residual, self.steps[channels].gather(1, places.flat), index)
         self.coder.encode(_flat(symbols), _flat(self.tables.number(index, fraction)), self.tables.tables())
         return symbols
 
@@ -82,34 +104,37 @@ def _flat(values: Tensor) -> NDArray[Any]:
 class FrameContext:
     """What both sides know before the first symbol of a frame.
 
-    kind: 0 intra, 1 inter after intra, 2 inter after inter. predicted: (96, h, w) int32 transform of the predicted
-    frame in order of importance (zeros for intra). guesses: (GUESSES, 96, h, w) int32, what the other guesses' differ
-    by from it, or None for intra. state: (1, S, h, w) recurrent state, already warped, or None where the model has
-    none. vectors: (2, h, w) int64. field: (1, F, h, w) features. All activations are whole float32.
+    kind: 0 intra, 1 inter after intra, 2 inter after inter. qps: (h, w) int64, QP of each block. predicted: (96, h, w)
+    int32 transform of the predicted frame in order of importance (zeros for intra). guesses: (GUESSES, 96, h, w) int32,
+    what the other guesses' differ by from it, or None for intra. state: (1, S, h, w) recurrent state, already warped,
+    or None where the model has none. vectors: (2, h, w) int64. field: (1, F, h, w) features. All activations are whole
+    float32. trim: (96,) int64, what the scale indices were found to be off by in frames before, in sixteenths.
     """
 
     kind: int
     qp: int
+    qps: Tensor
     predicted: Tensor
     guesses: Tensor | None
     state: Tensor | None
     vectors: Tensor
     field: Tensor
+    trim: Tensor
 
 
 def code_coefficients(
     prior: PriorNetwork, context: FrameContext, source: SymbolSource, live_fraction: float
-) -> tuple[Tensor, Tensor | None]:
+) -> tuple[Tensor, Tensor | None, Tensor]:
     """Run through the groups: scale indices and means from the prior, symbols from or to the packet.
 
-    Gives the coefficients, (96, h, w) int32 in order of importance, and the recurrent state after the frame.
+    Gives the coefficients, (96, h, w) int32 in order of importance, the recurrent state after the frame, and the trim.
     """
     walk = _Walk(prior, context, source, live_fraction)
     for group in range(len(GROUP_SIZES)):
         walk.code_group(group)
     if prior.state is None or context.state is None:
-        return walk.coefficients, None
-    return walk.coefficients, prior.state.renew(context.state, walk.features)
+        return walk.coefficients, None, walk.trim
+    return walk.coefficients, prior.state.renew(context.state, walk.features), walk.trim
 
 
 class _Walk:
@@ -118,7 +143,7 @@ class _Walk:
     def __init__(self, prior: PriorNetwork, context: FrameContext, source: SymbolSource, live_fraction: float) -> None:
         self.prior, self.context, self.source = prior, context, source
         self.device = context.predicted.device
-        self.steps = whole_steps(context.qp, self.device)
+        self.steps = whole_steps(context.qps)
         self.h, self.w = context.predicted.shape[1:]
         self.kind = torch.tensor([context.kind], device=self.device)
         self.qp = torch.tensor([context.qp], device=self.device)
@@ -137,6 +162,7 @@ class _Walk:
         self.live = _CHANNELS if self.lossless else live_channels(live_fraction, context.qp)
         self.coefficients = torch.zeros(_CHANNELS, self.h, self.w, dtype=torch.int32, device=self.device)
         self.slopes = torch.zeros(0)
+        self.trim = context.trim.clone()
 
     def code_group(self, group: int) -> None:
         """Code one group and take it in."""
@@ -156,7 +182,8 @@ class _Walk:
     def _code_map(self, group: int, symbols: Tensor) -> None:
         size, start = GROUP_SIZES[group], GROUP_STARTS[group]
         predicted, fraction = self._means(group)
-        base = self.prior.group_base(group, self.kind, self.qp)
+        base = self.prior.group_base(group, self.kind, self.context.qps[None])
+        base = base + self.context.trim[start : start + size].float()[None, :, None, None]
         parts: tuple[Tensor, ...] = (torch.arange(self.h * self.w, device=self.device).expand(size, -1),)
         if self.prior.in_halves(group):
             parts = checkerboard(size, self.h, self.w, self.device)
@@ -171,9 +198,17 @@ class _Walk:
             places = Places(start, start + size, flat)
             found = self.source.exchange(index, predicted.gather(1, flat), fraction.gather(1, flat), places)
             symbols.scatter_(1, flat, found)
-        steps = self.steps[start : start + size, :, 0]
+            if self.context.kind:
+                told = surprise(self.source.tables, index, fraction.gather(1, flat), found)
+                self._learn(slice(start, start + size), told)
+        steps = self.steps[start : start + size].flatten(1)
         values = _clamp(predicted + symbols * steps).int()
         self.coefficients[start : start + size] = values.view(size, self.h, self.w)
+
+    def _learn(self, channels: slice, told: Surprise) -> None:
+        """A Newton step towards scales that expect what came; a prior of some symbols holds it back."""
+        change = torch.div(_TRIM_GAIN * told.excess, told.variance + _TRIM_PRIOR, rounding_mode="floor")
+        self.trim[channels] = (self.trim[channels] + change).clamp(-_LARGEST_TRIM, _LARGEST_TRIM)
 
     def _means(self, group: int) -> tuple[Tensor, Tensor]:
         """Predictions (n, h·w) int64 in the transform's units, and the sixteenths of a step that they lack."""
@@ -187,7 +222,7 @@ class _Walk:
         if mean is None:
             zeros = torch.zeros(size, self.h * self.w, dtype=torch.int64, device=self.device)
             return zeros, zeros
-        scaled = mean[0].flatten(1).long() * self.steps[start : start + size, :, 0]
+        scaled = mean[0].flatten(1).long() * self.steps[start : start + size].flatten(1)
         predicted = torch.div(scaled + STEP_UNITS // 2, STEP_UNITS, rounding_mode="floor")
         # Lossy residuals are whole in units far below a step. Lossless ones are not: there the tables know the rest.
         fraction = scaled - predicted * STEP_UNITS if self.lossless else torch.zeros_like(predicted)
@@ -205,7 +240,7 @@ class _Walk:
             flat = part.positions.expand(size, -1)
             found = self.source.exchange(index, mean, torch.zeros_like(mean), Places(0, size, flat))
             symbols[:, part.positions] = found
-            known[:, part.positions] = _clamp(mean + found * self.steps[:size, :, 0])
+            known[:, part.positions] = _clamp(mean + found * self.steps[:size].flatten(1)[:, part.positions])
         self.coefficients[:size] = known.view(size, self.h, self.w).int()
 
 

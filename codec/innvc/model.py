@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import ClassVar
 
+import numpy as np
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from codec.api import Codec, TrainingConditions, TrainingOutput
+from codec.api import Codec, FitSettings, TrainingConditions, TrainingOutput
 from codec.container import Packet, StreamHeader
 from codec.distributions import ScaleTables
 from codec.exact.layers import ExactConv2d, ExactWideMap
@@ -17,6 +19,7 @@ from codec.innvc.context import STEP_UNITS
 from codec.innvc.decoder import decode_frames
 from codec.innvc.encoder import encode_frames
 from codec.innvc.field import FieldDecoder, FieldEncoder
+from codec.innvc.fit import fit
 from codec.innvc.layout import GROUP_SIZES
 from codec.innvc.prediction import GUESSES
 from codec.innvc.prior import PriorNetwork
@@ -46,6 +49,9 @@ class InnVC(Codec):
         self.field_encoder = FieldEncoder(config, sum(GROUP_SIZES))
         self.tables = ScaleTables(config.distribution, config.decision_price)
         self.lossless_tables = ScaleTables(config.distribution, fractions=STEP_UNITS)
+        # What this codec's streams say about the model, where it was fitted to a video; no part of the weights.
+        self.adaptation: NDArray[np.int32] | None = None
+        self.fitted_from: bytes | None = None  # hash of the model that decodes this one's streams
 
     def forward(self, luma: Tensor, chroma: Tensor, qp: Tensor, conditions: TrainingConditions) -> TrainingOutput:
         return training_pass(self, luma, chroma, qp, conditions)
@@ -55,6 +61,19 @@ class InnVC(Codec):
 
     def decode_frames(self, packets: Iterable[Packet], header: StreamHeader) -> Iterator[Frame]:
         return decode_frames(self, packets, header)
+
+    def model_hash(self) -> bytes:
+        return self.fitted_from or super().model_hash()
+
+    def fit(
+        self,
+        frames: Sequence[Frame],
+        fmt: VideoFormat,
+        options: EncodeOptions,
+        settings: FitSettings,
+        on_step: Callable[[int, float], None] | None = None,
+    ) -> InnVC:
+        return fit(self, frames, fmt, options, settings, on_step)
 
     def complexity(self) -> dict[str, float]:
         network = _macs_per_pixel(self.prior) + _macs_per_pixel(self.field_decoder) + _TRANSFORM_MAC

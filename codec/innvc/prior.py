@@ -29,6 +29,7 @@ from codec.innvc.config import InnVCConfig
 from codec.innvc.layout import GROUP_SIZES, GROUP_STARTS, ORDER, PYRAMID_LEVELS
 from codec.innvc.prediction import GUESSES
 from codec.innvc.quantization import COARSEST_STEP
+from codec.streams import QP_COUNT
 
 FRAME_KINDS = 3  # intra; inter after intra; inter after inter
 DC_DIFFERENCES = 12  # three DC channels, four neighbours
@@ -97,10 +98,16 @@ class PriorNetwork(nn.Module):
         return torch.as_tensor(self.scale_heads[group](features) * HEAD_UNITS + base)
 
     def group_base(self, group: int, kind: Tensor, qp: Tensor) -> Tensor:
-        """The learned scale index before any context, in sixteenths: (B, n, 1, 1)."""
+        """The learned scale index before any context, in sixteenths: kind (B,), qp (B,) → (B, n, 1, 1), or qp (B, h, w)
+        of blocks → (B, n, h, w)."""
         start = GROUP_STARTS[group]
-        table = self.base_scale(qp)[torch.arange(len(qp), device=qp.device), kind]
-        return torch.as_tensor(table[:, start : start + GROUP_SIZES[group], None, None])
+        channels = slice(start, start + GROUP_SIZES[group])
+        if qp.dim() == 1:
+            table = self.base_scale(qp)[torch.arange(len(qp), device=qp.device), kind]
+            return torch.as_tensor(table[:, channels, None, None])
+        # All QPs at once, (64, kinds, n), then each block its own.
+        tables = self.base_scale(torch.arange(QP_COUNT, device=qp.device))[:, :, channels]
+        return torch.as_tensor(tables[qp, kind.view(-1, 1, 1)].permute(0, 3, 1, 2))
 
     def mean(self, features: Tensor, group: int, signed: Tensor | None, guesses: Tensor | None) -> Tensor | None:
         """Coupling mean of a group in sixteenths of a step: (B, n, h, w), or None where nothing is known.

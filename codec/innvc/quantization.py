@@ -7,6 +7,7 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
+from codec.exact.kept import kept
 from codec.innvc.layout import LUMA_CHANNELS, ORDER
 
 LOSSLESS_QP = 63
@@ -28,19 +29,25 @@ def frame_qp(qp: Tensor, intra: bool, boost: int) -> Tensor:
 
 
 def channel_step_sizes(qp: Tensor) -> Tensor:
-    """Step of every channel in order of importance, for training: (B,) QPs → (B, 96, 1, 1) float32.
+    """Step of every channel in order of importance, for training: QPs (B,) → (B, 96, 1, 1) float32, or (B, h, w) of
+    blocks → (B, 96, h, w).
 
     Chroma steps are finer at low QP, where a chroma block's few values are cheap and its loss shows as grey.
     """
-    share = 0.5 + 0.5 * (qp.float() / CHROMA_LEVEL_QP).clamp_max(1)
-    chroma = torch.tensor([c >= LUMA_CHANNELS for c in ORDER], device=qp.device)
-    steps = torch.where(chroma, share[:, None], 1.0) * step_size(qp)[:, None]
-    return steps[:, :, None, None]
+    qps = qp if qp.dim() == 3 else qp.view(-1, 1, 1)
+    share = 0.5 + 0.5 * (qps.float() / CHROMA_LEVEL_QP).clamp_max(1)
+    chroma = torch.tensor([c >= LUMA_CHANNELS for c in ORDER], device=qp.device).view(1, -1, 1, 1)
+    return torch.where(chroma, share[:, None], 1.0) * step_size(qps)[:, None]
 
 
-def whole_steps(qp: int, device: torch.device) -> Tensor:
-    """The same for coding, in the transform's units: (96, 1, 1) int64; all 1 when lossless."""
-    return torch.tensor(_whole_steps(qp), device=device).view(-1, 1, 1)
+def whole_steps(qps: Tensor) -> Tensor:
+    """The same for coding, in the transform's units: QPs (h, w) of blocks → (96, h, w) int64; all 1 when lossless."""
+    return _step_table(qps.device)[:, qps]
+
+
+@kept(4)
+def _step_table(device: torch.device) -> Tensor:
+    return torch.tensor([_whole_steps(qp) for qp in range(LOSSLESS_QP + 1)], device=device).T.contiguous()
 
 
 @lru_cache

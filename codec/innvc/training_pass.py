@@ -16,6 +16,7 @@ from codec.api import TrainingConditions, TrainingOutput
 from codec.distributions import scale_bits
 from codec.exact.blocks import checkerboard
 from codec.exact.layers import quantized_once
+from codec.innvc.activity import block_qps
 from codec.innvc.context import (
     STEP_UNITS,
     dc_slopes,
@@ -84,7 +85,7 @@ def training_pass(
         features = codec.field_decoder(field, t % codec.config.segment_frames, height // 8, width // 8)
         bits, sse, state, residual = coder.run(min(t, 2), planes, prediction, state, vectors, features)
         with torch.no_grad():
-            rest = float_inverse(from_order(residual * coder.step))
+            rest = float_inverse(from_order(residual))
             y, uv = (torch.round(p + r).clamp(0, 255) for p, r in zip(prediction.base, rest, strict=True))
             reference = renew(prediction, (y, uv), coder.whole_step)
         outputs.append((bits + motion_bits, sse, y[:, None], uv))
@@ -103,6 +104,7 @@ class _FramePass:
     def __init__(self, codec: InnVC, qp: Tensor, mask_fraction: float) -> None:
         self.prior, self.qp, self.step = codec.prior, qp, channel_step_sizes(qp)
         self.family, self.whole_step = codec.config.distribution, sample_step(qp)
+        self.qps, self.activity = qp, codec.config.activity
         self.lossless = (qp == LOSSLESS_QP).view(-1, 1, 1, 1)
         self.dead_zones, self.roundings = codec.tables.dead_zones / 256, codec.tables.roundings / 256
         live = torch.tensor([live_channels(mask_fraction, int(q)) for q in qp], device=qp.device)
@@ -118,12 +120,16 @@ class _FramePass:
         vectors: Tensor,
         field: Tensor,
     ) -> tuple[Tensor, Tensor, Tensor | None, Tensor]:
-        """One frame → bits (B,), weighted squared error (B,), recurrent state, residual in steps (B, 96, h, w)."""
+        """One frame → bits (B,), weighted squared error (B,), recurrent state, residual (B, 96, h, w)."""
         prior = self.prior
         base = prediction.base
+        self.qps, step = self.qp, self.step
+        if self.activity and prediction.guesses:
+            self.qps = block_qps(base[0], self.qp, self.activity)
+            step = channel_step_sizes(self.qps)
 
         def in_steps(luma: Tensor, chroma: Tensor) -> Tensor:
-            return to_order(float_transform(luma, chroma)) / self.step
+            return to_order(float_transform(luma, chroma)) / step
 
         target = in_steps(planes[0] - base[0], planes[1] - base[1])
         magnitudes = [log_real(in_steps(base[0] - 128, base[1] - 128))]
@@ -164,16 +170,17 @@ class _FramePass:
             if group < len(prior.learn):
                 features = prior.advance(features, group, seen_symbols(found))
         decoded = torch.cat(coefficients, dim=1)
+        # Where blocks have steps of their own, an error counts by its block's step.
         error = ((target - decoded) * self.step).square() * self.weight
         sse = error.sum((1, 2, 3))
         renewed = None if prior.state is None or moved is None else prior.state.renew(moved, features)
-        return torch.stack(bits).sum(0), sse, renewed, decoded.detach()
+        return torch.stack(bits).sum(0), sse, renewed, decoded.detach() * step
 
     def _group(
         self, features: Tensor, group: int, kinds: Tensor, residual: Tensor, alive: Tensor
     ) -> tuple[Tensor, Tensor]:
         """Bits (B,) and symbols (B, n, h, w) of a group's residual in steps."""
-        base = self.prior.group_base(group, kinds, self.qp)
+        base = self.prior.group_base(group, kinds, self.qps)
         index = self.prior.scale_index(features, group, base)
         found = self._quantize(residual, index)[0] * alive
         if self.prior.in_halves(group):

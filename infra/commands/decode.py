@@ -33,7 +33,8 @@ def decode_command(
     stream: Annotated[Path, typer.Argument(metavar="IN.brl", help="A file, or - (stdin).")],
     out: Annotated[Path, typer.Argument(metavar="OUT.(y4m|yuv|mp4|mkv)", help="A file, or - (Y4M on stdout).")],
     model: Annotated[
-        str | None, typer.Option(help="The model; without, the registry is asked for the one the stream names.")
+        str | None,
+        typer.Option(help="The model; without, the stream's is found among the built-in models and in the registry."),
     ] = None,
     device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
     from_frame: Annotated[
@@ -108,14 +109,19 @@ def _identity(header: StreamHeader) -> str:
 
 
 def _named_model(header: StreamHeader) -> Path:
-    """The registered version that the stream's header names and whose hash is the stream's."""
+    """The built-in model that has the stream's hash, else the registered version that has it and that the stream's
+    header names."""
+    from codec.builtin import find_builtin
     from codec.container import stored_name
     from infra.registry import fetch_version, list_models, list_versions
 
+    builtin = find_builtin(header.model_hash.hex())
+    if builtin is not None:
+        return builtin
     names = [name for name in list_models() if stored_name(name) == header.model_name]
     for name in names:
         for version in reversed(list_versions(name)):
             if version.model_hash and version.model_hash.startswith(header.model_hash.hex()):
                 return fetch_version(version)
-    what = "has no version with that hash" if names else "is not in the registry"
+    what = "has no version with that hash" if names else "is neither built in nor in the registry"
     raise UsageError(f"the stream's model ({_identity(header)}) {what}; give its folder or name with --model")

@@ -34,7 +34,7 @@ def encode_command(
         Path, typer.Argument(metavar="IN", help=".y4m, .yuv (with --size), what FFmpeg opens, or - (Y4M on stdin).")
     ],
     out: Annotated[Path, typer.Argument(metavar="OUT.brl", help="A file, or - (stdout).")],
-    model: Annotated[str, typer.Option(help="name@champion, name@7, models:/…, or a checkpoint folder.")],
+    model: Annotated[str, typer.Option(help="A built-in model, name@7, name@champion, or a checkpoint folder.")],
     qp: Annotated[int, typer.Option(help="Quality: 0 (fewest bits) to 63 (best).")],
     frames: Annotated[int | None, typer.Option(min=1, help="At most this many frames.")] = None,
     intra_period: Annotated[int, typer.Option(help="-1: one intra frame; N: one every N frames.")] = -1,

@@ -26,7 +26,7 @@ def register(app: typer.Typer) -> None:
 
 
 def evaluate_command(
-    model: Annotated[str, typer.Option(help="name@champion, name@7, models:/…, or a checkpoint folder.")],
+    model: Annotated[str, typer.Option(help="A built-in model, name@7, name@champion, or a checkpoint folder.")],
     videos: Annotated[
         list[str],
         typer.Option("--videos", help="Videos, folders or globs; several after one --videos, or the option repeated."),
@@ -148,14 +148,13 @@ def _print_refusals(evaluation: Evaluation) -> None:
 
 def _models(ref: str) -> tuple[Path, ModelVersion | None, ModelVersion | None]:
     """The model's folder; its version where it is a registered one; and the champion it must then stand against."""
-    from codec.api import CONFIG_FILE
-    from infra.registry import CHAMPION, fetch_version, get_version, list_versions, resolve_model, split_ref
+    from infra.registry import CHAMPION, fetch_version, list_versions, local_model, version_of
 
-    if (Path(ref) / CONFIG_FILE).is_file() or ref.startswith((".", "/", "~")) or ref.endswith("/"):
-        return resolve_model(ref), None, None
-    name, which = split_ref(ref)
-    version = get_version(name, which or CHAMPION)
-    holders = [v for v in list_versions(name) if CHAMPION in v.aliases and v.version != version.version]
+    folder = local_model(ref)
+    if folder is not None:
+        return folder, None, None
+    version = version_of(ref)
+    holders = [v for v in list_versions(version.name) if CHAMPION in v.aliases and v.version != version.version]
     return fetch_version(version), version, holders[0] if holders else None
 
 

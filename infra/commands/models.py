@@ -1,9 +1,11 @@
-"""`bitreel models`: what the registry holds."""
+"""`bitreel models`: what the registry holds, and the models that ship with the package."""
 
 from __future__ import annotations
 
 import dataclasses
 import datetime
+import json
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -18,7 +20,7 @@ def register(app: typer.Typer) -> None:
     """Add the command."""
     app.command(
         "models",
-        help="List registered models; with NAME its versions, their aliases and scores.",
+        help="List registered and built-in models; with NAME its versions, their aliases and scores.",
         epilog="Example: bitreel models street-cams",
     )(models_command)
 
@@ -27,24 +29,52 @@ def models_command(
     name: Annotated[str | None, typer.Argument(help="Model to show; without: all models.")] = None,
     json_path: JsonOption = None,
 ) -> None:
-    """Print one table."""
+    """Print one table of each."""
+    from codec.builtin import builtin_models
     from infra.registry import list_models, list_versions
     from infra.tracking import tracking_uri
 
+    builtin = {model: _facts(folder) for model, folder in builtin_models().items() if name in (None, model)}
     if name is not None:
-        versions = list_versions(name)
-        _print_versions(name, versions)
-        write_json(json_path, {"name": name, "versions": [dataclasses.asdict(version) for version in versions]})
+        _print_builtin(builtin)
+        versions = list_versions(name) if not builtin or name in list_models() else []
+        if versions:
+            _print_versions(name, versions)
+        figures = {"name": name, "versions": [dataclasses.asdict(version) for version in versions]}
+        write_json(json_path, figures | ({"built_in": builtin[name]} if builtin else {}))
         return
+    _print_builtin(builtin)
     models = {model: list_versions(model) for model in list_models()}
     if not models:
         console.print(f"no models yet in {tracking_uri()}; `bitreel train … --name NAME` registers one", markup=False)
     else:
         _print_models(models)
-    figures: list[dict[str, Any]] = [
+    registered: list[dict[str, Any]] = [
         {"name": model, "versions": len(versions), "aliases": _aliases(versions)} for model, versions in models.items()
     ]
-    write_json(json_path, {"models": figures})
+    write_json(json_path, {"models": registered, "built_in": builtin})
+
+
+def _facts(folder: Path) -> dict[str, Any]:
+    from codec.builtin import CONFIG_FILE, WEIGHTS_FILE
+
+    config = json.loads((folder / CONFIG_FILE).read_text())
+    return {
+        "model_hash": config["model_hash"], "family": config["family"], "weights": config.get("weights", "float32"),
+        "bytes": (folder / WEIGHTS_FILE).stat().st_size, "folder": str(folder),
+    }  # fmt: skip
+
+
+def _print_builtin(builtin: dict[str, dict[str, Any]]) -> None:
+    from rich.table import Table
+
+    if not builtin:
+        return
+    table = Table("built-in model", "codec", "weights", "size", "model hash")
+    for model, facts in builtin.items():
+        size = f"{facts['bytes'] / 1e6:.1f} MB"
+        table.add_row(model, facts["family"], facts["weights"], size, facts["model_hash"][:12])
+    console.print(table)
 
 
 def _print_models(models: dict[str, list[ModelVersion]]) -> None:

@@ -16,7 +16,8 @@ def register(app: typer.Typer) -> None:
     app.command(
         "train",
         help="Train a codec by a recipe on the clips of a store; print the plan first.",
-        epilog="Example: bitreel train innvc-small --store clips/ --name street-cams --set scale_steps=0.5 --workers 2",
+        epilog="Examples: bitreel train innvc-small --store clips/ --name cams --set scale_steps=0.5 --workers 2 · "
+        "bitreel train innvc-demo --from innvc-small --store clips/ --name cams",
     )(train_command)
 
 
@@ -27,6 +28,14 @@ def train_command(
     changes: Annotated[
         list[str] | None,
         typer.Option("--set", metavar="KEY=VALUE", help="Change a setting: batch_size=4, phases.0.steps=50, …"),
+    ] = None,
+    init_from: Annotated[
+        str | None,
+        typer.Option(
+            "--from",
+            metavar="REF",
+            help="Start from this model's weights: a built-in model, name@7, name@champion, or a checkpoint folder.",
+        ),
     ] = None,
     workers: Annotated[int | None, typer.Option(help="Workers; default: one per GPU, or one.")] = None,
     address: Annotated[str | None, typer.Option(help="Ray cluster to train on; default: this machine.")] = None,
@@ -64,6 +73,7 @@ def train_command(
             workers=workers,
             address=address,
             resume=resume,
+            init_from=init_from,
             on_progress=show,
             on_start=started,
         )

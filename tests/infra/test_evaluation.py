@@ -137,7 +137,7 @@ def test_finished_stream_set_is_found_again_until_something_changes(tmp_path: Pa
 
 
 def test_a_decoder_that_fails_is_an_error_with_its_reason(tmp_path: Path) -> None:
-    from infra.evaluation_streams import _decode_elsewhere
+    from infra.evaluation_streams import decode_elsewhere
     from infra.evaluation_worker import DecodeJob
 
     model = save_small_model(tmp_path / "model")
@@ -149,7 +149,7 @@ def test_a_decoder_that_fails_is_an_error_with_its_reason(tmp_path: Path) -> Non
     stream.write_bytes(data[:-20])
     streams = [(40, str(stream), str(tmp_path / "p.webp"))]
     with pytest.raises(BitreelError, match=r"decoding moving in a fresh process failed: .*truncated"):
-        _decode_elsewhere(DecodeJob(str(model), source, streams, 0, 1), tmp_path)
+        decode_elsewhere(DecodeJob(str(model), source, streams, 0, 1), tmp_path)
 
 
 def test_area_average_and_factor() -> None:

@@ -10,12 +10,12 @@ import pytest
 
 from codec.api import CODECS, CONFIG_FILE, create_codec, load_codec, save_codec
 from codec.errors import BitreelError, UsageError
+from infra.provenance import manifest_hash
 from infra.registry import (
     fetch_version,
     get_version,
     list_models,
     list_versions,
-    manifest_hash,
     record_scores,
     register_version,
     resolve_model,

@@ -112,6 +112,26 @@ def test_a_run_that_gave_up_goes_on_under_its_name(store: Path, tmp_path: Path, 
 
 
 @pytest.mark.slow
+def test_a_run_goes_on_from_the_weights_it_began_with(store: Path, tmp_path: Path) -> None:
+    """Also where it stopped before its first checkpoint, and the model it started from is gone."""
+    recipe = tiny_recipe(phases=[{"name": "still", "steps": 4, "learning_rate": [0.0, 0.0], "crop": 32}])
+    given, other = create_codec("tiny", {"width": 6}), create_codec("tiny", {"width": 6})
+    save_codec(given, tmp_path / "given")
+    save_codec(other, tmp_path / "other")
+    began = train_on_ray(recipe, store, "from", storage=tmp_path, workers=2, init_from=tmp_path / "given")
+    assert load_codec(began.checkpoint).model_hash() == given.model_hash()  # the learning rate is 0
+    with pytest.raises(UsageError, match="started with another init_from"):
+        train_on_ray(recipe, store, "from", storage=tmp_path, workers=2, init_from=tmp_path / "other")
+
+    shutil.rmtree(tmp_path / "given")
+    for entry in (tmp_path / "from").iterdir():
+        if entry.name not in ("run.json", "start"):
+            shutil.rmtree(entry) if entry.is_dir() else entry.unlink()
+    resumed, losses = run(recipe, store, "from", tmp_path)
+    assert 4 in losses and load_codec(resumed.checkpoint).model_hash() == given.model_hash()
+
+
+@pytest.mark.slow
 def test_a_failure_in_a_worker_that_a_person_must_mend_is_told_as_it_is(store: Path, tmp_path: Path) -> None:
     phases = [{"name": "p", "steps": 2, "learning_rate": 1e-3, "crop": 32, "frozen": ["no_such"]}]
     with pytest.raises(UsageError, match="phase 'p': frozen: no parameter's name starts with no_such"):
