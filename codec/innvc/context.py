@@ -69,10 +69,15 @@ def signed_real(values: Tensor) -> Tensor:
 
 def dc_slopes(dc: Tensor) -> Tensor:
     """Each block's four neighbours' DC minus its own: (B, 3, h, w) → (B, 12, h, w); no slope across the border."""
-    wide = F.pad(dc.double() if dc.dtype != torch.float32 else dc, (1, 1, 1, 1), mode="replicate")
-    centre = wide[:, :, 1:-1, 1:-1]
-    around = (wide[:, :, :-2, 1:-1], wide[:, :, 2:, 1:-1], wide[:, :, 1:-1, :-2], wide[:, :, 1:-1, 2:])
-    return torch.cat([side - centre for side in around], dim=1)
+    return around(dc) - torch.cat([dc] * 4, dim=1)
+
+
+def around(values: Tensor) -> Tensor:
+    """Each block's upper, lower, left and right neighbour's values, its own beyond the border: (B, n, h, w) →
+    (B, 4n, h, w)."""
+    wide = F.pad(values.double() if values.dtype != torch.float32 else values, (1, 1, 1, 1), mode="replicate")
+    sides = wide[:, :, :-2, 1:-1], wide[:, :, 2:, 1:-1], wide[:, :, 1:-1, :-2], wide[:, :, 1:-1, 2:]
+    return torch.cat(sides, dim=1).to(values.dtype)
 
 
 def to_order(coefficients: Tensor) -> Tensor:

@@ -15,6 +15,7 @@ from codec.entropy_coding import SymbolDecoder, SymbolEncoder
 from codec.exact.blocks import checkerboard
 from codec.innvc.context import (
     STEP_UNITS,
+    around,
     dc_slopes,
     log_magnitude,
     log_steps,
@@ -161,7 +162,7 @@ class _Walk:
         self.lowest = 1 if self.lossless else 0
         self.live = _CHANNELS if self.lossless else live_channels(live_fraction, context.qp)
         self.coefficients = torch.zeros(_CHANNELS, self.h, self.w, dtype=torch.int32, device=self.device)
-        self.slopes = torch.zeros(0)
+        self.beside = torch.zeros(0)
         self.trim = context.trim.clone()
 
     def code_group(self, group: int) -> None:
@@ -172,9 +173,11 @@ class _Walk:
             self._code_pyramid(symbols)
         else:
             self._code_map(group, symbols)
-        if group == 0:
-            here = self.coefficients[:size]
-            self.slopes = signed_units(dc_slopes(here[None]), self.steps[:size].repeat(4, 1, 1))
+        if group < 2:
+            channels = slice(GROUP_STARTS[group], GROUP_STARTS[group] + size)
+            here, steps = self.coefficients[None, channels], self.steps[channels].repeat(4, 1, 1)
+            near = signed_units(around(here) if group else dc_slopes(here), steps)
+            self.beside = torch.cat([self.beside, near], dim=1) if group else near
         if group < len(self.prior.learn):
             seen = seen_symbols(symbols.view(1, size, self.h, self.w))
             self.features = self.prior.advance(self.features, group, seen)
@@ -216,7 +219,7 @@ class _Walk:
         signed = None
         if group:
             signed = signed_units(self.coefficients[:start], self.steps[:start])[None]
-            signed = torch.cat([signed, self.slopes], dim=1)
+            signed = torch.cat([signed, self.beside], dim=1)
         guesses = None if self.guesses is None else self.guesses[:, :, start : start + size]
         mean = self.prior.mean(self.features, group, signed, guesses)
         if mean is None:

@@ -32,11 +32,15 @@ from codec.innvc.quantization import COARSEST_STEP
 from codec.streams import QP_COUNT
 
 FRAME_KINDS = 3  # intra; inter after intra; inter after inter
-DC_DIFFERENCES = 12  # three DC channels, four neighbours
 INDEX_UNITS = 16  # scale indices are computed in sixteenths
 HEAD_UNITS = 8  # one activation of a scale head is half a scale index
 TOLD_GUESSES = 2  # of the guesses, what the network is told the magnitudes of: the smoothed base says nothing new
 _FIRST_GATES = (10.0, 24.0, 0.0)  # of 64, for each guess before training
+
+
+def beside(group: int) -> int:
+    """How many values of neighbouring blocks a group's mean is made of: DC slopes, later group 1 as well."""
+    return 4 * (GROUP_SIZES[0] if group == 1 else GROUP_SIZES[0] + GROUP_SIZES[1])
 
 
 class PriorNetwork(nn.Module):
@@ -66,7 +70,9 @@ class PriorNetwork(nn.Module):
         # that moved coefficients by itself would do so again in each frame of a chain, and the picture would drift.
         later = list(zip(GROUP_SIZES, GROUP_STARTS, strict=True))[1:]
         self.gate_heads = nn.ModuleList(ExactConv2d(width, n) for n, _ in later)
-        self.mean_maps = nn.ModuleList(ExactWideMap(start + DC_DIFFERENCES, n) for n, start in later)
+        self.mean_maps = nn.ModuleList(
+            ExactWideMap(start + beside(group), n) for group, (n, start) in enumerate(later, 1)
+        )
         self._initialize()
 
     def begin(self, inputs: Tensor, kind: Tensor, qp: Tensor) -> Tensor:
@@ -112,9 +118,9 @@ class PriorNetwork(nn.Module):
     def mean(self, features: Tensor, group: int, signed: Tensor | None, guesses: Tensor | None) -> Tensor | None:
         """Coupling mean of a group in sixteenths of a step: (B, n, h, w), or None where nothing is known.
 
-        signed: values of the earlier groups in sixteenths of a step, then DC slopes, (B, start + 12, h, w); None for
-        group 0. guesses: what each guess differs by from the base, (B, GUESSES, n, h, w), sixteenths of a step; None
-        for intra frames.
+        signed: values of the earlier groups in sixteenths of a step, then DC slopes and, after group 1, what the four
+        neighbours have in group 1, (B, start + 12 or + 48, h, w); None for group 0. guesses: what each guess differs by
+        from the base, (B, GUESSES, n, h, w), sixteenths of a step; None for intra frames.
         """
         total = None
         if group and signed is not None:

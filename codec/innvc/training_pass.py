@@ -19,6 +19,7 @@ from codec.exact.layers import quantized_once
 from codec.innvc.activity import block_qps
 from codec.innvc.context import (
     STEP_UNITS,
+    around,
     dc_slopes,
     from_order,
     log_magnitude,
@@ -151,13 +152,13 @@ class _FramePass:
         features = prior.begin(torch.cat(inputs, dim=1), kinds, self.qp)
         bits: list[Tensor] = []
         coefficients: list[Tensor] = []
-        slopes = torch.zeros(0)
+        beside: list[Tensor] = []
         for group, (size, start_channel) in enumerate(zip(GROUP_SIZES, GROUP_STARTS, strict=True)):
             part = slice(start_channel, start_channel + size)
             if group == 0 and kind == 0:
                 cost, found, value = self._pyramid(features, target[:, part])
             else:
-                signed = signed_real(torch.cat([*coefficients, slopes], dim=1)) if group else None
+                signed = signed_real(torch.cat([*coefficients, *beside], dim=1)) if group else None
                 sixteenths = prior.mean(features, group, signed, None if guesses is None else guesses[:, :, part])
                 assert sixteenths is not None
                 mean = sixteenths / STEP_UNITS
@@ -165,8 +166,8 @@ class _FramePass:
                 value = mean + found
             bits.append(cost)
             coefficients.append(value)
-            if group == 0:
-                slopes = dc_slopes(value.detach())
+            if group < 2:
+                beside.append(around(value.detach()) if group else dc_slopes(value.detach()))
             if group < len(prior.learn):
                 features = prior.advance(features, group, seen_symbols(found))
         decoded = torch.cat(coefficients, dim=1)
