@@ -193,14 +193,18 @@ def check_resumable(recipe: Recipe, start: TrainingState | None, world: int) -> 
 
 
 def draw_qps(recipe: Recipe, step: int, rank: int, world: int) -> Tensor:
-    """This rank's QPs of a step, (batch_size / world,) int64, uniform over the phase's range.
+    """This rank's QPs of a step, (batch_size / world,) int64, uniform over the phase's range or its few values.
 
     Drawn for the whole batch and then shared out, so the number of workers changes nothing. Seeds PyTorch's own
     generator for the step as well, differently on each rank.
     """
-    low, high = conditions_at(recipe, step).phase.qp
+    phase = conditions_at(recipe, step).phase
+    low, high = phase.qp
     generator = np.random.Generator(np.random.Philox(np.random.SeedSequence((recipe.seed, step))))
     qps = generator.integers(low, high + 1, size=recipe.batch_size)
+    if phase.qp_values:
+        few = np.linspace(low, high, phase.qp_values).round().astype(np.int64)
+        qps = few[generator.integers(len(few), size=recipe.batch_size)]
     noise_seeds = generator.integers(2**62, size=world)
     torch.manual_seed(int(noise_seeds[rank]))
     share = recipe.batch_size // world

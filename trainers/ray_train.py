@@ -126,11 +126,15 @@ def starting_codec(recipe: Recipe, init_from: Path | None) -> Codec:
 
 
 def differing_settings(given: Codec, wanted: Codec) -> list[str]:
-    """Where two codecs' settings differ, as `key 96, not 192`; empty where weights of one fit the other."""
+    """Where two codecs' settings differ, as `key 96, not 192`; empty where weights of one fit the other.
+
+    Settings that a codec's config names in RETUNABLE may differ: training goes on from the same weights under new ones.
+    """
     if given.family != wanted.family:
         return [f"family {given.family}, not {wanted.family}"]
     here, there = dataclasses.asdict(given.config), dataclasses.asdict(wanted.config)
-    return [f"{key} {value!r}, not {there[key]!r}" for key, value in here.items() if value != there[key]]
+    free = getattr(wanted.config, "RETUNABLE", ())
+    return [f"{k} {value!r}, not {there[k]!r}" for k, value in here.items() if value != there[k] and k not in free]
 
 
 def _prepare_run(folder: Path, recipe: Recipe, store: Path, resources: Resources, start: Codec | None) -> Path | None:

@@ -26,6 +26,7 @@ class Phase:
     steps: optimizer steps.
     mask_fraction: share of latent channels alive at QP 0, first → last step.
     qp: lowest and highest QP, both included; each sample draws its own.
+    qp_values: draw from only so many QPs, evenly spread over the range; 0 draws from all of them.
     lambda_range: λ at QP 0 and at QP 63 (bits per squared 8-bit error), log-interpolated between. TOML key `lambda`.
     balance: samples weigh λ^-balance, so that bits saved at low and at high QP count alike; 0 counts each bit the same.
     clip_frames, crop: frames of a training clip, and its side in luma pixels (a multiple of 16).
@@ -40,6 +41,7 @@ class Phase:
     learning_rate: tuple[float, float]
     mask_fraction: tuple[float, float] = (1.0, 1.0)
     qp: tuple[int, int] = (0, QP_COUNT - 1)
+    qp_values: int = 0
     lambda_range: tuple[float, float] = (LAMBDA_LOWEST, LAMBDA_HIGHEST)
     balance: float = 0.45
     clip_frames: int = 2
@@ -99,6 +101,7 @@ _PHASE_CHECKS: dict[str, Check] = {
     "steps": whole(1),
     "mask_fraction": numbers(0.01, 1.0, count=2),
     "qp": numbers(0, QP_COUNT - 1, count=2, integer=True, rising=True),
+    "qp_values": whole(0),
     "lambda": numbers(1e-9, 1e9, count=2, rising=True),
     "balance": numbers(0.0, 1.0),
     "clip_frames": whole(1),

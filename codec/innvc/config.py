@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import get_args
+from typing import ClassVar, get_args
 
 from codec.distributions import Family
 from codec.errors import UsageError
@@ -16,6 +16,9 @@ class InnVCConfig:
 
     The defaults are the small model: about a sixth of the 60 kMAC per pixel that a small decoder may spend.
     """
+
+    # What training may go on under with new values, from the same weights.
+    RETUNABLE: ClassVar[tuple[str, ...]] = ("activity", "intra_boost", "live_fraction")
 
     # Channels of the prior network's features, at 1/8 resolution.
     width: int = 128
@@ -39,8 +42,8 @@ class InnVCConfig:
     slice_frames: int = 8
     # Share of live latent channels at QP 0 when coding; the training schedule ends there. 1.0 keeps all alive.
     live_fraction: float = 0.5
-    # Intra frames are coded at a QP this much higher, since all frames after them are predicted from them.
-    intra_boost: int = 5
+    # Intra frames are coded at a QP up to this much higher, since all frames after them are predicted from them.
+    intra_boost: int = 14
     # How much the step follows the prediction's contrast, in sixteenths: 0 for equal squared error everywhere (PSNR),
     # 16 lets it grow with the standard deviation (SSIM).
     activity: int = 0

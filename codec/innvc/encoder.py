@@ -7,6 +7,7 @@ length, and a frame comes out when its segment is complete.
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -42,6 +43,7 @@ from codec.streams import CodedFrame, EncodeOptions
 if TYPE_CHECKING:
     from codec.innvc.model import InnVC
 
+_LONG_CHAIN = 64  # frames, from which on an intra frame gets all of its boost
 REACH = 32  # luma samples of the coarse motion search
 
 
@@ -55,8 +57,7 @@ def encode_frames(
         plan: _Plan | None = None
         for number, frame in enumerate(segment):
             intra = number == 0 and intra_start
-            # An intra frame that no other depends on gains nothing from being finer than asked.
-            boost = codec.config.intra_boost if len(segment) > 1 else 0
+            boost = intra_boost(codec.config.intra_boost, _depending(options.intra_period, len(segment), codec))
             qp = int(frame_qp(torch.tensor(options.qp), intra, boost))
             plan = _plan_frame(state, _padded(frame, state), qp, intra, plan)
             field_bits = 0.0
@@ -68,6 +69,20 @@ def encode_frames(
                 rebuilt = _encode_frame(state, coder, plan)
             kind = INTRA if intra else INTER
             yield CodedFrame(kind, qp, coder.finish(), coder.estimated_bits, rebuilt, round(field_bits / 8))
+
+
+def _depending(period: int, segment: int, codec: InnVC) -> int | None:
+    """How many frames an intra frame begins, itself included, as far as the encoder knows; None for no end in sight."""
+    if segment < codec.config.segment_frames and (period <= 0 or segment < period):
+        return segment
+    return period if period > 0 else None
+
+
+def intra_boost(most: int, frames: int | None) -> int:
+    """QPs that an intra frame is finer by: the more frames live on its detail, the more it is worth."""
+    if frames is None or frames >= _LONG_CHAIN:
+        return most
+    return round(most * math.log2(frames) / math.log2(_LONG_CHAIN))
 
 
 def _segments(frames: Iterable[Frame], length: int, period: int) -> Iterator[tuple[list[Frame], bool]]:

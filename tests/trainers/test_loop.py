@@ -119,6 +119,13 @@ def test_draws_follow_from_seed_and_step_and_the_workers_share_them_out() -> Non
     assert torch.equal(first, torch.cat(halves)) and not torch.equal(*noises)
 
 
+def test_few_qp_values_are_spread_over_the_range() -> None:
+    phases = [{"name": "few", "steps": 40, "learning_rate": 1e-3, "qp": [0, 63], "qp_values": 4, "crop": 16}]
+    recipe = tiny_recipe(phases=phases, batch_size=16)
+    drawn = {int(qp) for step in range(40) for qp in draw_qps(recipe, step, 0, 1)}
+    assert drawn == {0, 21, 42, 63}
+
+
 def test_a_checkpoint_of_another_recipe_or_a_damaged_one_is_refused(tmp_path: Path) -> None:
     recipe = tiny_recipe()
     train(fresh_codec(recipe), recipe, MadeUpBatches(recipe), Recorder(tmp_path, stop_at=4))
