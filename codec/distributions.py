@@ -137,7 +137,6 @@ class ScaleTables(nn.Module):
         self.register_buffer("counts", torch.from_numpy(np.concatenate(counts).astype(np.int32)))
         self.register_buffer("reaches", torch.tensor(reaches, dtype=torch.int32))
         self._tables: Tables | None = None
-        self._zeros: Tensor | None = None
 
     def decisions(self, index: int) -> Decisions:
         """How the quantizer decides where this scale is expected."""
@@ -182,22 +181,13 @@ class ScaleTables(nn.Module):
             self._tables = Tables.build(counts, reaches, np.concatenate(ideal))
         return self._tables
 
-    def zero_counts(self) -> Tensor:
-        """Of 65536, how often each table (by its number) expects a zero, (tables + 1,) int64; number 0 always does."""
-        if self._zeros is None:
-            tables = self.tables()
-            found = (tables.entries[tables.starts] >> COUNT_BITS).astype(np.int64)
-            found[0] = COUNT_TOTAL
-            self._zeros = torch.from_numpy(found).to(self.counts.device)
-        return self._zeros
-
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *rest: Any) -> None:
         # Where a table ends was settled on the machine that made it; here it may have come out one entry off.
         for name in ("counts", "reaches", "dead_zones", "roundings"):
             if (stored := state_dict.get(prefix + name)) is not None:
                 setattr(self, name, torch.empty_like(getattr(self, name)).new_empty(stored.shape))
         super()._load_from_state_dict(state_dict, prefix, *rest)
-        self._tables = self._zeros = None
+        self._tables = None
 
 
 class LearnedTables(nn.Module):

@@ -193,7 +193,6 @@ def search_frame(current, reference, previous, weight, scale, reach, chances, pr
                 near_q = near_vectors(vectors, qy, qx, quarter + 1)
                 around_q = (moved[qy, qx - 1] if qx else 0) + (moved[qy - 1, qx] if qy else 0)
                 count = _gather(candidates, near_q, previous, qy, qx)
-                known = count
                 candidates[count, 0], candidates[count, 1] = down, across
                 count += 1
                 vy, vx = _best_of(

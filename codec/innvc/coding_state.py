@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -9,14 +10,14 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from codec.distributions import ScaleTables
+from codec.adaptive_tables import AdaptiveTables
 from codec.exact.operations import full_precision
 from codec.frames import Frame, VideoFormat
 from codec.innvc.activity import block_qps
 from codec.innvc.adaptation import adapted, change_count
 from codec.innvc.context import from_order, to_order
 from codec.innvc.field import Field
-from codec.innvc.frame_coding import FrameContext, SymbolSource, code_coefficients
+from codec.innvc.frame_coding import FrameContext, FrameTables, SymbolSource, code_coefficients
 from codec.innvc.layout import GROUP_SIZES
 from codec.innvc.prediction import Planes, Prediction, Reference, predict, renew
 from codec.innvc.quantization import LOSSLESS_QP, fraction_bits, sample_step
@@ -41,9 +42,16 @@ class CodingState:
         self.reference: Reference | None = None
         self.recurrent: Tensor | None = None
         self.trim = self.no_trim()
+        self.adaptive: AdaptiveTables | None = None
         self.after_intra = False
         self.field: Field = self.empty_field()
         self.place = 0  # of the coming frame in its segment
+
+    def fork(self) -> CodingState:
+        """A state to try something out on."""
+        made = copy.copy(self)
+        made.adaptive = copy.deepcopy(self.adaptive)
+        return made
 
     def adapt(self, changes: NDArray[np.int32] | None) -> None:
         """Code on with what a stream says about the model; the codec itself is not changed."""
@@ -108,6 +116,8 @@ class CodingState:
         rebuilt = [(p[0].int() + r).clamp(0, 255) for p, r in zip(prediction.base, residual, strict=True)]
         step = sample_step(torch.tensor([context.qp], device=self.device))
         self.reference = renew(prediction, (rebuilt[0].float()[None], rebuilt[1].float()[None]), step)
+        if self.adaptive is not None and context.kind:
+            self.adaptive.settle()
         self.after_intra = context.kind == 0
         self.place += 1
         return self._cropped(rebuilt)
@@ -118,9 +128,13 @@ class CodingState:
         uv = planes[1][:, :ch, :cw].to(torch.uint8).cpu()
         return Frame(*(np.ascontiguousarray(p.numpy()) for p in (y, uv[0], uv[1])))
 
-    def tables(self, qp: int) -> ScaleTables:
-        """What a frame's coefficients are coded with."""
-        return self.codec.lossless_tables if qp == LOSSLESS_QP else self.codec.tables
+    def tables(self, qp: int, intra: bool) -> FrameTables:
+        """What a frame's coefficients are coded with. Tables start anew with each intra frame."""
+        if qp == LOSSLESS_QP:
+            return FrameTables(self.codec.lossless_tables, None)
+        if intra:
+            self.adaptive = AdaptiveTables(self.codec.tables.tables())
+        return FrameTables(self.codec.tables, None if intra else self.adaptive)
 
     def field_layout(self, qp: int, slices: int) -> list[tuple[tuple[int, ...], NDArray[np.int64]]]:
         """(shape, table number of every value) of the field's levels."""

@@ -14,7 +14,7 @@ from codec.innvc.layout import GROUP_SIZES
 class InnVCConfig:
     """Sizes of the networks and of the field.
 
-    The defaults are the small model: about a sixth of the 60 kMAC per pixel that a small decoder may spend.
+    The defaults are the small model: about a seventh of the 60 kMAC per pixel that a small decoder may spend.
     """
 
     # What training may go on under with new values, from the same weights.

@@ -52,6 +52,6 @@ def _decode_frame(state: CodingState, coder: SymbolDecoder, qp: int, intra: bool
         vectors = decode_motion(coder, state.height // SIDE, state.width // SIDE).vectors.to(state.device)
         prediction = state.moved(vectors)
     context = state.context(qp, intra, prediction, vectors)
-    frame = state.finish_frame(context, prediction, Decoding(coder, state.tables(qp)))
+    frame = state.finish_frame(context, prediction, Decoding(coder, state.tables(qp, intra)))
     coder.finish()
     return frame

@@ -6,7 +6,6 @@ length, and a frame comes out when its segment is complete.
 
 from __future__ import annotations
 
-import copy
 import math
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -191,7 +190,7 @@ def _encode_frame(state: CodingState, coder: SymbolEncoder, plan: _Plan) -> Fram
     if plan.motion is not None:
         encode_motion(coder, plan.motion)
     context = state.context(plan.qp, plan.intra, plan.prediction, plan.vectors)
-    source = Encoding(coder, state.tables(plan.qp), plan.target, whole_steps(context.qps))
+    source = Encoding(coder, state.tables(plan.qp, plan.intra), plan.target, whole_steps(context.qps))
     return state.finish_frame(context, plan.prediction, source)
 
 
@@ -205,7 +204,7 @@ def _best_start(state: CodingState, plan: _Plan, segment: list[Frame], options: 
     lagrangian = 7.5 / float(step_size(torch.tensor(plan.qp))) ** 2
     best: tuple[float, _Start] | None = None
     for sent in range(len(proposed), -1, -1):
-        trial, coder = copy.copy(state), SymbolEncoder()
+        trial, coder = state.fork(), SymbolEncoder()
         if plan.intra:
             send_changes(coder, state.codec.adaptation, state.codec.lossless_tables)
         before = coder.estimated_bits

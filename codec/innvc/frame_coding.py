@@ -10,6 +10,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from codec.adaptive_tables import AdaptiveTables
+from codec.count_tables import COUNT_BITS, COUNT_TOTAL
 from codec.distributions import ScaleTables
 from codec.entropy_coding import SymbolDecoder, SymbolEncoder
 from codec.exact.blocks import checkerboard
@@ -34,6 +36,27 @@ _TRIM_PRIOR = 60 << 16
 _LARGEST_TRIM = 64
 
 
+class FrameTables:
+    """What a frame's symbols are coded with. adaptive: tables that learn from frame to frame; None for the model's."""
+
+    def __init__(self, scales: ScaleTables, adaptive: AdaptiveTables | None) -> None:
+        self.scales, self._adaptive = scales, adaptive
+        self.current = scales.tables() if adaptive is None else adaptive.tables()
+
+    def zero_counts(self, device: torch.device) -> Tensor:
+        """Of 65536, how often each table (by its number) expects a zero, int64; number 0 always does."""
+        found = (self.current.entries[self.current.starts] >> COUNT_BITS).astype(np.int64)
+        found[0] = COUNT_TOTAL
+        return torch.from_numpy(found).to(device)
+
+    def learn(self, index: Tensor, fraction: Tensor, symbols: Tensor) -> Tensor:
+        """Take in symbols for the frames to come; gives their tables' numbers, all three of one shape."""
+        numbers: Tensor = self.scales.number(index, fraction)
+        if self._adaptive is not None:
+            self._adaptive.count(_flat(numbers), _flat(symbols))
+        return numbers
+
+
 class SymbolSource(Protocol):
     """Codes or decodes one batch of symbols: (n, places) int32 for scale indices and fractions of that shape.
 
@@ -41,7 +64,7 @@ class SymbolSource(Protocol):
     the prediction lacks in sixteenths of a step, -8..7; zero unless lossless.
     """
 
-    tables: ScaleTables
+    tables: FrameTables
 
     def exchange(self, index: Tensor, predicted: Tensor, fraction: Tensor, places: Places) -> Tensor: ...
 
@@ -64,9 +87,9 @@ class Surprise:
     variance: Tensor
 
 
-def surprise(tables: ScaleTables, index: Tensor, fraction: Tensor, symbols: Tensor) -> Surprise:
-    """What symbols (n, places) say about the scale indices that they were coded with."""
-    likely = torch.where(index > 0, (1 << 16) - tables.zero_counts()[tables.number(index, fraction)], 0)
+def surprise(zeros: Tensor, numbers: Tensor, symbols: Tensor) -> Surprise:
+    """What symbols (n, places) say about the tables (n, places) that they were coded with, of these zero counts."""
+    likely = torch.where(numbers > 0, (1 << 16) - zeros[numbers], 0)
     excess = ((symbols != 0).long() << 16) - likely
     return Surprise(excess.sum(1), ((likely * ((1 << 16) - likely)) >> 16).sum(1))
 
@@ -74,26 +97,26 @@ def surprise(tables: ScaleTables, index: Tensor, fraction: Tensor, symbols: Tens
 class Encoding:
     """Quantizes target coefficients and puts the symbols into a packet."""
 
-    def __init__(self, coder: SymbolEncoder, tables: ScaleTables, target: Tensor, steps: Tensor) -> None:
+    def __init__(self, coder: SymbolEncoder, tables: FrameTables, target: Tensor, steps: Tensor) -> None:
         self.coder, self.tables = coder, tables
         self.target, self.steps = target.flatten(1), steps.flatten(1)
 
     def exchange(self, index: Tensor, predicted: Tensor, fraction: Tensor, places: Places) -> Tensor:
         channels = slice(places.start, places.stop)
         residual = self.target[channels].gather(1, places.flat) - predicted
-        symbols = self.tables.quantize(residual, self.steps[channels].gather(1, places.flat), index)
-        self.coder.encode(_flat(symbols), _flat(self.tables.number(index, fraction)), self.tables.tables())
+        symbols = self.tables.scales.quantize(residual, self.steps[channels].gather(1, places.flat), index)
+        self.coder.encode(_flat(symbols), _flat(self.tables.scales.number(index, fraction)), self.tables.current)
         return symbols
 
 
 class Decoding:
     """Takes the symbols from a packet."""
 
-    def __init__(self, coder: SymbolDecoder, tables: ScaleTables) -> None:
+    def __init__(self, coder: SymbolDecoder, tables: FrameTables) -> None:
         self.coder, self.tables = coder, tables
 
     def exchange(self, index: Tensor, predicted: Tensor, fraction: Tensor, places: Places) -> Tensor:
-        symbols = self.coder.decode(_flat(self.tables.number(index, fraction)), self.tables.tables())
+        symbols = self.coder.decode(_flat(self.tables.scales.number(index, fraction)), self.tables.current)
         return torch.from_numpy(symbols).to(index.device).reshape(index.shape)
 
 
@@ -164,6 +187,7 @@ class _Walk:
         self.coefficients = torch.zeros(_CHANNELS, self.h, self.w, dtype=torch.int32, device=self.device)
         self.beside = torch.zeros(0)
         self.trim = context.trim.clone()
+        self.zeros = source.tables.zero_counts(self.device)
 
     def code_group(self, group: int) -> None:
         """Code one group and take it in."""
@@ -202,7 +226,8 @@ class _Walk:
             found = self.source.exchange(index, predicted.gather(1, flat), fraction.gather(1, flat), places)
             symbols.scatter_(1, flat, found)
             if self.context.kind:
-                told = surprise(self.source.tables, index, fraction.gather(1, flat), found)
+                numbers = self.source.tables.learn(index, fraction.gather(1, flat), found)
+                told = surprise(self.zeros, numbers, found)
                 self._learn(slice(start, start + size), told)
         steps = self.steps[start : start + size].flatten(1)
         values = _clamp(predicted + symbols * steps).int()

@@ -18,6 +18,7 @@ from codec.exact.kept import kept
 GROUP_SIZES = (3, 9, 20, 32, 32)
 LUMA_CHANNELS = 64
 TOP_STRIDE = 8
+_ALL_ALIVE_QP = 20
 
 
 def _importance(channel: int) -> float:
@@ -35,8 +36,8 @@ assert ORDER[:3] == (0, 64, 80), "group 0 is DC"
 
 
 def live_channels(fraction: float, qp: int) -> int:
-    """How many channels, in order of importance, are alive at this QP; rises from the fraction at QP 0 to all at 48."""
-    share = fraction + (1 - fraction) * min(qp / 48, 1.0)
+    """How many channels, in order of importance, are alive at this QP; rises from the fraction at QP 0 to all at 20."""
+    share = fraction + (1 - fraction) * min(qp / _ALL_ALIVE_QP, 1.0)
     return max(GROUP_SIZES[0], math.ceil(share * 96))
 
 

@@ -13,7 +13,8 @@ from codec.innvc.layout import LUMA_CHANNELS, ORDER
 LOSSLESS_QP = 63
 FRACTION_BITS = 4  # of the transform's whole numbers, except when lossless
 COARSEST_STEP = 128.0  # at QP 0; nine QPs halve it, so the step is 1 at QP 63
-CHROMA_LEVEL_QP = 36  # from here on chroma's steps are luma's; at QP 0 they are half
+# Chroma's steps beside luma's: chroma has few coefficients, and the decibels of its planes count like luma's.
+CHROMA_SHARE = 0.45
 
 
 def step_size(qp: Tensor) -> Tensor:
@@ -31,13 +32,10 @@ def frame_qp(qp: Tensor, intra: bool, boost: int) -> Tensor:
 def channel_step_sizes(qp: Tensor) -> Tensor:
     """Step of every channel in order of importance, for training: QPs (B,) → (B, 96, 1, 1) float32, or (B, h, w) of
     blocks → (B, 96, h, w).
-
-    Chroma steps are finer at low QP, where a chroma block's few values are cheap and its loss shows as grey.
     """
     qps = qp if qp.dim() == 3 else qp.view(-1, 1, 1)
-    share = 0.5 + 0.5 * (qps.float() / CHROMA_LEVEL_QP).clamp_max(1)
     chroma = torch.tensor([c >= LUMA_CHANNELS for c in ORDER], device=qp.device).view(1, -1, 1, 1)
-    return torch.where(chroma, share[:, None], 1.0) * step_size(qps)[:, None]
+    return torch.where(chroma, CHROMA_SHARE, 1.0) * step_size(qps)[:, None]
 
 
 def whole_steps(qps: Tensor) -> Tensor:
@@ -55,7 +53,7 @@ def _whole_steps(qp: int) -> tuple[int, ...]:
     if qp == LOSSLESS_QP:
         return (1,) * len(ORDER)
     luma = COARSEST_STEP * 2 ** (-qp / 9) * (1 << FRACTION_BITS)
-    chroma = luma * (0.5 + 0.5 * min(qp / CHROMA_LEVEL_QP, 1))
+    chroma = luma * CHROMA_SHARE
     return tuple(round(chroma if c >= LUMA_CHANNELS else luma) for c in ORDER)
 
 
