@@ -229,7 +229,7 @@ def measure(model: Path, clips: list[Path], parts: Sequence[str], given: argpars
     else:
         probe = evaluate("probe", PROBED, (), min(PROBED_FRAMES, given.frames), True)
         qps = choose_qps([{p.qp: p.psnr_yuv for p in s.points} for s in probe.sequences])
-    anchors = (PSNR_ANCHOR, MS_SSIM_ANCHOR) if "rate" in parts else ()
+    anchors = given.anchors.split(",") if "rate" in parts else ()
     on = evaluate("on", qps, anchors, given.frames, True)
     figures: dict[str, Any] = {
         "model": on.model, "clips": [s.source.name for s in on.sequences], "qps": qps, "frames": given.frames,
@@ -253,6 +253,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--out", required=True, metavar="FOLDER", help="figures.json and the evaluations go there")
     parser.add_argument("--cache", default=str(DEFAULT_CACHE), help="frames, anchors and lossless peers between runs")
     parser.add_argument("--frames", type=int, default=96, help="of each clip, at most")
+    parser.add_argument("--anchors", default=f"{PSNR_ANCHOR},{MS_SSIM_ANCHOR}", help="either, or both")
     parser.add_argument("--qps", help="comma-separated, in place of those that are chosen")
     parser.add_argument("--parts", default=",".join(PARTS), help=f"of {', '.join(PARTS)}")
     parser.add_argument("--bits-frames", type=int, help="look at the bits of so many frames only")
