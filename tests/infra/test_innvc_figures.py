@@ -11,7 +11,6 @@ from codec.entropy_coding import SymbolEncoder
 
 
 def test_every_range_gets_its_points() -> None:
-    lines = ((27, 0.45), (31, 0.5), (24, 0.6))
     curves = [
         {qp: start + slope * qp for qp in (0, 12, 24, 36, 48, 60)}
         for start, slope in ((27, 0.45), (31, 0.5), (24, 0.6))
