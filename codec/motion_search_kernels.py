@@ -161,8 +161,7 @@ def search_frame(current, reference, previous, weight, scale, reach, chances, pr
     coarse = np.zeros((2, rows, columns), np.int64)
     _coarse(current, reference, reach, coarse)
     moved = np.zeros((2 * rows, 2 * columns), np.int64)
-    candidates = np.zeros((12, 2), np.int64)
-    small = np.zeros((4, 3), np.int64)
+    candidates = np.zeros((9, 2), np.int64)
     for row in range(rows):
         for column in range(columns):
             y, x = 2 * row, 2 * column
@@ -218,14 +217,10 @@ def search_frame(current, reference, previous, weight, scale, reach, chances, pr
                     chances, scratch, vy, vx, cost,
                 )  # fmt: skip
                 total += cost
-                small[quarter, 0], small[quarter, 1] = vy, vx
                 vectors[0, qy, qx], vectors[1, qy, qx] = vy, vx
                 moved[qy, qx] = off_median(near_q, vy, vx)
             if total < whole:
-                split[row, column] = 1
-                for quarter in range(4):
-                    vectors[0, y + (quarter >> 1), x + (quarter & 1)] = small[quarter, 0]
-                    vectors[1, y + (quarter >> 1), x + (quarter & 1)] = small[quarter, 1]
+                split[row, column] = 1  # the quarters' vectors are in their places
             else:
                 split[row, column] = 0
                 vectors[0, y : y + 2, x : x + 2] = down

@@ -146,14 +146,20 @@ def measured_point(
     )
 
 
-def _key(job: StreamSet) -> str:
-    """Changes with anything that can change a result: model, codec code, frames, settings."""
-    digest = hashlib.sha256()
+def codec_digest() -> str:
+    """SHA-256 (hex) of the codec's source: another version may code otherwise."""
     import codec as codec_package
 
+    digest = hashlib.sha256()
     root = Path(codec_package.__file__ or "").parent
     for path in sorted(root.rglob("*.py")):
         digest.update(path.relative_to(root).as_posix().encode() + path.read_bytes())
+    return digest.hexdigest()
+
+
+def _key(job: StreamSet) -> str:
+    """Changes with anything that can change a result: model, codec code, frames, settings."""
+    digest = hashlib.sha256(codec_digest().encode())
     described = dataclasses.asdict(job)
     del described["model"], described["source"]
     described["frames"] = [job.source.digest, job.source.width, job.source.height]

@@ -16,7 +16,9 @@ from pathlib import Path
 
 from codec.api import QP_COUNT, Codec, FitSettings, load_codec
 from codec.errors import UsageError
-from infra.fitting_folders import choose_folders, only_writer, remove_leftovers
+from codec.folder_lock import only_writer
+from infra.evaluation_streams import codec_digest
+from infra.fitting_folders import choose_folders, remove_leftovers
 from infra.fitting_results import FitReport, VideoFit
 from infra.fitting_run import FittingRun, Progress
 from infra.fitting_worker import FitJob
@@ -61,9 +63,9 @@ def fit_videos(
     report = on_progress or (lambda done, total, what: None)
     out = out.absolute()
     out.mkdir(parents=True, exist_ok=True)
-    with only_writer(out):
+    with only_writer(out, f"another fit is writing to '{out}'; wait for it or stop it"):
         chosen = choose_folders(out, videos, lambda video: report(0, len(videos) * len(qps), f"read {video.name}"))
-        code = _code_digest()
+        code = codec_digest()
         jobs = [
             FitJob(
                 video=str(item.video), folder=out / item.name, cache=out / _FRAMES_FOLDER, model=str(model.absolute()),
@@ -114,17 +116,6 @@ def _clean(out: Path, jobs: list[FitJob]) -> None:
     shutil.rmtree(out / _FRAMES_FOLDER, ignore_errors=True)
     for job in jobs:
         remove_leftovers(job.folder)
-
-
-def _code_digest() -> str:
-    """Of the codec's source: another version may fit or code otherwise."""
-    import codec as codec_package
-
-    digest = hashlib.sha256()
-    root = Path(codec_package.__file__ or "").parent
-    for path in sorted(root.rglob("*.py")):
-        digest.update(path.relative_to(root).as_posix().encode() + path.read_bytes())
-    return digest.hexdigest()
 
 
 def _key(code: str, checksum: str, model_hash: str, qp: int, described: dict[str, object]) -> str:

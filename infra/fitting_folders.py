@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import fcntl
 import json
 import re
 import shutil
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from blake3 import blake3
 
 from codec.atomic_files import PART, write_json_atomically
-from codec.errors import BitreelError
 from infra.fitting_results import ONE_PASS_FOLDER
 
 _VIDEO_FILE = "video.json"
@@ -63,17 +60,6 @@ def choose_folders(out: Path, videos: Sequence[Path], on_read: Callable[[Path], 
         write_json_atomically(out / name / _VIDEO_FILE, note)
         chosen.items.append(ChosenVideo(video, name, checksum))
     return chosen
-
-
-@contextmanager
-def only_writer(out: Path) -> Iterator[None]:
-    """Hold the folder's lock. Raises BitreelError where another run has it: both would fit the same videos."""
-    with (out / ".lock").open("w") as handle:
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise BitreelError(f"another fit is writing to '{out}'; wait for it or stop it") from error
-        yield
 
 
 def remove_leftovers(folder: Path) -> None:

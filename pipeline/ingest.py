@@ -5,18 +5,17 @@ A source is done at the moment its manifest fragment gets its name; everything b
 
 from __future__ import annotations
 
-import fcntl
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from blake3 import blake3
 
 from codec.atomic_files import PART
-from codec.errors import BitreelError, UsageError, VideoError
+from codec.errors import UsageError, VideoError
+from codec.folder_lock import only_writer
 from pipeline.ingest_worker import IngestSettings, IngestWorker, Outcome, fragment_name
 from pipeline.manifest import (
     CLIP_SCHEMA,
@@ -99,7 +98,8 @@ def ingest_videos(
     with blaming_store(store):
         made_with = {"pixels": pixels, "clip_frames": clip_frames, "crop": list(crop) if crop else None}
         create_or_check_store(store, made_with | {"downscale": downscale})
-    with _only_writer(store):
+    # Two runs at once would take each other's unfinished files for leftovers.
+    with only_writer(store, f"another ingest is writing to store '{store}'; wait for it or stop it"):
         run = _Run(store, settings, found, on_progress)
         try:
             _remove_leftovers(store)
@@ -269,17 +269,6 @@ def _hold_out(store: Path, least: int) -> None:
         moved = [row | {"split": "val"} for row in clips if row["source_checksum"] == checksum]
         with blaming_store(store):
             write_fragment(store / MANIFEST, fragment_name(checksum), moved, CLIP_SCHEMA)
-
-
-@contextmanager
-def _only_writer(store: Path) -> Iterator[None]:
-    """Hold the store's lock; two runs at once would take each other's unfinished files for leftovers."""
-    with (store / ".lock").open("w") as handle:
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise BitreelError(f"another ingest is writing to store '{store}'; wait for it or stop it") from error
-        yield
 
 
 def _check_arguments(settings: IngestSettings, workers: int | None) -> None:

@@ -46,6 +46,15 @@ def set_changes(codec: InnVC, changes: Tensor) -> None:
         layer.change = part.to(layer.weight.device)
 
 
+def changes_of(codec: InnVC) -> NDArray[np.int32] | None:
+    """What the layers' biases are changed by, (n,) whole numbers; None where nothing is."""
+    parts = [layer.change for layer in adaptable_layers(codec)]
+    if not any(part is not None and bool(part.any()) for part in parts):
+        return None
+    found = torch.cat([part.detach() for part in parts if part is not None])
+    return found.round().cpu().numpy().astype(np.int32)
+
+
 def change_count(codec: InnVC) -> int:
     return sum(layer.weight.shape[0] for layer in adaptable_layers(codec))
 

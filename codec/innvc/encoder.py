@@ -20,7 +20,7 @@ from codec.container import INTER, INTRA
 from codec.entropy_coding import SymbolEncoder
 from codec.exact.operations import full_precision
 from codec.frames import Frame, VideoFormat
-from codec.innvc.adaptation import send_changes
+from codec.innvc.adaptation import changes_of, send_changes
 from codec.innvc.coding_state import CodingState
 from codec.innvc.context import to_order
 from codec.innvc.field import LARGEST_VALUE, Field, SliceMeans
@@ -206,7 +206,7 @@ def _best_start(state: CodingState, plan: _Plan, segment: list[Frame], options: 
     for sent in range(len(proposed), -1, -1):
         trial, coder = state.fork(), SymbolEncoder()
         if plan.intra:
-            send_changes(coder, state.codec.adaptation, state.codec.lossless_tables)
+            send_changes(coder, changes_of(state.codec), state.codec.lossless_tables)
         before = coder.estimated_bits
         send_field(trial, coder, proposed, sent, plan.qp)
         field_bits = coder.estimated_bits - before

@@ -74,7 +74,6 @@ def fit(
     fitted.requires_grad_(False)
     pays = bool(whole.any()) and _pays(codec, fitted, whole, clips, options, frames, fmt, settings.seed)
     set_changes(fitted, whole if pays else torch.zeros_like(whole))
-    fitted.adaptation = whole.int().numpy() if pays else None
     return fitted.eval()
 
 

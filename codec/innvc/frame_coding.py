@@ -49,24 +49,21 @@ class FrameTables:
         found[0] = COUNT_TOTAL
         return torch.from_numpy(found).to(device)
 
-    def learn(self, index: Tensor, fraction: Tensor, symbols: Tensor) -> Tensor:
-        """Take in symbols for the frames to come; gives their tables' numbers, all three of one shape."""
-        numbers: Tensor = self.scales.number(index, fraction)
+    def learn(self, numbers: Tensor, symbols: Tensor) -> None:
+        """Take in symbols and their tables' numbers, of one shape, for the frames to come."""
         if self._adaptive is not None:
             self._adaptive.count(_flat(numbers), _flat(symbols))
-        return numbers
 
 
 class SymbolSource(Protocol):
-    """Codes or decodes one batch of symbols: (n, places) int32 for scale indices and fractions of that shape.
+    """Codes or decodes one batch of symbols: (n, places) int32 for scale indices and their tables' numbers.
 
-    predicted: whole-number prediction of the coefficients, (n, places) int64 in the transform's units. fraction: what
-    the prediction lacks in sixteenths of a step, -8..7; zero unless lossless.
+    predicted: whole-number prediction of the coefficients, (n, places) int64 in the transform's units.
     """
 
     tables: FrameTables
 
-    def exchange(self, index: Tensor, predicted: Tensor, fraction: Tensor, places: Places) -> Tensor: ...
+    def exchange(self, index: Tensor, numbers: Tensor, predicted: Tensor, places: Places) -> Tensor: ...
 
 
 @dataclass(frozen=True)
@@ -89,9 +86,9 @@ class Surprise:
 
 def surprise(zeros: Tensor, numbers: Tensor, symbols: Tensor) -> Surprise:
     """What symbols (n, places) say about the tables (n, places) that they were coded with, of these zero counts."""
-    likely = torch.where(numbers > 0, (1 << 16) - zeros[numbers], 0)
-    excess = ((symbols != 0).long() << 16) - likely
-    return Surprise(excess.sum(1), ((likely * ((1 << 16) - likely)) >> 16).sum(1))
+    likely = torch.where(numbers > 0, COUNT_TOTAL - zeros[numbers], 0)
+    excess = ((symbols != 0).long() << COUNT_BITS) - likely
+    return Surprise(excess.sum(1), ((likely * (COUNT_TOTAL - likely)) >> COUNT_BITS).sum(1))
 
 
 class Encoding:
@@ -101,11 +98,11 @@ class Encoding:
         self.coder, self.tables = coder, tables
         self.target, self.steps = target.flatten(1), steps.flatten(1)
 
-    def exchange(self, index: Tensor, predicted: Tensor, fraction: Tensor, places: Places) -> Tensor:
+    def exchange(self, index: Tensor, numbers: Tensor, predicted: Tensor, places: Places) -> Tensor:
         channels = slice(places.start, places.stop)
         residual = self.target[channels].gather(1, places.flat) - predicted
         symbols = self.tables.scales.quantize(residual, self.steps[channels].gather(1, places.flat), index)
-        self.coder.encode(_flat(symbols), _flat(self.tables.scales.number(index, fraction)), self.tables.current)
+        self.coder.encode(_flat(symbols), _flat(numbers), self.tables.current)
         return symbols
 
 
@@ -115,8 +112,8 @@ class Decoding:
     def __init__(self, coder: SymbolDecoder, tables: FrameTables) -> None:
         self.coder, self.tables = coder, tables
 
-    def exchange(self, index: Tensor, predicted: Tensor, fraction: Tensor, places: Places) -> Tensor:
-        symbols = self.coder.decode(_flat(self.tables.scales.number(index, fraction)), self.tables.current)
+    def exchange(self, index: Tensor, numbers: Tensor, predicted: Tensor, places: Places) -> Tensor:
+        symbols = self.coder.decode(_flat(numbers), self.tables.current)
         return torch.from_numpy(symbols).to(index.device).reshape(index.shape)
 
 
@@ -223,10 +220,11 @@ class _Walk:
             index = whole_index(raw.gather(1, flat), self.lowest)
             index[max(self.live - start, 0) :] = 0
             places = Places(start, start + size, flat)
-            found = self.source.exchange(index, predicted.gather(1, flat), fraction.gather(1, flat), places)
+            numbers = self.source.tables.scales.number(index, fraction.gather(1, flat))
+            found = self.source.exchange(index, numbers, predicted.gather(1, flat), places)
             symbols.scatter_(1, flat, found)
             if self.context.kind:
-                numbers = self.source.tables.learn(index, fraction.gather(1, flat), found)
+                self.source.tables.learn(numbers, found)
                 told = surprise(self.zeros, numbers, found)
                 self._learn(slice(start, start + size), told)
         steps = self.steps[start : start + size].flatten(1)
@@ -266,7 +264,8 @@ class _Walk:
             mean = part.predict(known)
             index = whole_index(raw[:, part.positions] + base[part.level][:, None], self.lowest)
             flat = part.positions.expand(size, -1)
-            found = self.source.exchange(index, mean, torch.zeros_like(mean), Places(0, size, flat))
+            numbers = self.source.tables.scales.number(index)
+            found = self.source.exchange(index, numbers, mean, Places(0, size, flat))
             symbols[:, part.positions] = found
             known[:, part.positions] = _clamp(mean + found * self.steps[:size].flatten(1)[:, part.positions])
         self.coefficients[:size] = known.view(size, self.h, self.w).int()

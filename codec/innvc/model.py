@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import ClassVar
 
-import numpy as np
-from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from codec.api import Codec, FitSettings, TrainingConditions, TrainingOutput
@@ -49,8 +47,6 @@ class InnVC(Codec):
         self.field_encoder = FieldEncoder(config, sum(GROUP_SIZES))
         self.tables = ScaleTables(config.distribution, config.decision_price)
         self.lossless_tables = ScaleTables(config.distribution, fractions=STEP_UNITS)
-        # What this codec's streams say about the model, where it was fitted to a video; no part of the weights.
-        self.adaptation: NDArray[np.int32] | None = None
         self.fitted_from: bytes | None = None  # hash of the model that decodes this one's streams
 
     def forward(self, luma: Tensor, chroma: Tensor, qp: Tensor, conditions: TrainingConditions) -> TrainingOutput:

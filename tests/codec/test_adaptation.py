@@ -15,7 +15,7 @@ from codec.entropy_coding import SymbolDecoder, SymbolEncoder
 from codec.errors import UsageError
 from codec.exact.layers import CHANGE_UNIT, ExactConv2d
 from codec.frames import Frame, VideoFormat, frames_digest
-from codec.innvc.adaptation import change_count, receive_changes, send_changes
+from codec.innvc.adaptation import change_count, changes_of, receive_changes, send_changes, set_changes
 from tests.codec.test_innvc import make_codec, make_frames
 
 if TYPE_CHECKING:
@@ -63,11 +63,9 @@ def test_a_change_moves_an_exact_layer_by_half_activations() -> None:
 def test_the_unchanged_model_decodes_what_a_changed_one_encoded(period: int) -> None:
     codec, frames, options = _codec(), make_frames(7), EncodeOptions(30, intra_period=period)
     plain, _ = _streamed(codec, frames, options)
-    codec.adaptation = np.random.default_rng(2).integers(-3, 4, change_count(codec), np.int32)
-    # Encoding codes with what it sends, so the copy that does it carries the changes as well.
-    from codec.innvc.adaptation import set_changes
-
-    set_changes(codec, torch.from_numpy(codec.adaptation).float())
+    given = np.random.default_rng(2).integers(-3, 4, change_count(codec), np.int32)
+    set_changes(codec, torch.from_numpy(given).float())
+    assert np.array_equal(changes_of(codec), given)
     changed, seen = _streamed(codec, frames, options)
     assert changed != plain
     other = _codec()
@@ -91,10 +89,10 @@ def test_fitting_pays_on_the_video_and_leaves_the_codec_alone() -> None:
     assert all(torch.equal(before[name], value) for name, value in codec.state_dict().items())
     stream, seen = _streamed(fitted, frames, options)
     assert frames_digest(codec.decode(io.BytesIO(stream))) == frames_digest(seen)
-    if fitted.adaptation is not None:
-        assert np.abs(fitted.adaptation).max() > 0
+    if (found := changes_of(fitted)) is not None:
+        assert np.abs(found).max() > 0
     again = codec.fit(frames, FORMAT, options, FitSettings(steps=2, crop=64, batch_size=2))
-    assert again.adaptation is None or len(again.adaptation) == change_count(codec)
+    assert (found := changes_of(again)) is None or len(found) == change_count(codec)
 
 
 def test_fitting_takes_pictures_smaller_than_a_crop_and_refuses_no_picture() -> None:

@@ -17,13 +17,13 @@ import pytest
 
 from codec.api import CODECS, EncodeOptions, FitSettings, load_codec, save_codec
 from codec.errors import BitreelError, UsageError, VideoError
+from codec.folder_lock import only_writer
 from codec.frames import VideoFormat
 from codec.metrics import frame_quality
 from codec.stream_reader import StreamReader
 from infra.bdrate import Curve, bd_rate
 from infra.cli import run
 from infra.fitting import fit_videos
-from infra.fitting_folders import only_writer
 from infra.fitting_results import FitReport
 from infra.fitting_run import MAX_ATTEMPTS
 from infra.fitting_worker import SourceFrames
@@ -234,7 +234,7 @@ def test_a_codec_that_can_not_be_fitted_says_so_before_any_work(tmp_path: Path) 
 def test_two_runs_do_not_write_to_one_folder(model: Path, tmp_path: Path) -> None:
     clip = moving_clip(tmp_path / "c.y4m", 32, 32, 1)
     (tmp_path / "out").mkdir()
-    with only_writer(tmp_path / "out"), pytest.raises(BitreelError, match="another fit is writing"):
+    with only_writer(tmp_path / "out", ""), pytest.raises(BitreelError, match="another fit is writing"):
         fit_videos(model, [clip], out=tmp_path / "out")
 
 
