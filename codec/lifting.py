@@ -30,7 +30,7 @@ def dct_matrix(size: int) -> np.ndarray:
 
 
 @lru_cache
-def _rotations(size: int) -> tuple[tuple[tuple[int, int, int, int], ...], tuple[int, ...], tuple[int, ...]]:
+def block_rotations(size: int) -> tuple[tuple[tuple[int, int, int, int], ...], tuple[int, ...], tuple[int, ...]]:
     """The DCT as rotations ((i, j, shear, sine), ...) in fixed point, then outputs (source index, sign)."""
     rest = dct_matrix(size).copy()
     steps: list[tuple[int, int, float]] = []
@@ -67,7 +67,7 @@ def _part(source: Tensor, factor: int) -> Tensor:
 
 def _lift(lines: list[Tensor], inverse: bool) -> list[Tensor]:
     """One-dimensional lifting DCT over a list of int32 tensors, one a sample."""
-    rotations, sources, signs = _rotations(len(lines))
+    rotations, sources, signs = block_rotations(len(lines))
     if not inverse:
         x = list(lines)
         for i, j, shear, sine in rotations:

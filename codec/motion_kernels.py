@@ -8,7 +8,7 @@ from __future__ import annotations
 import numpy as np
 from numba import boolean, int64, njit, uint8, uint16, uint32, uint64
 
-from codec.rans import compiled, read_only
+from codec.rans import compiled, even_bits, note, read_only, refill
 
 TOO_FAR = -1  # what the kernel returns instead of a count
 _LARGEST_VECTOR = 1 << 14  # quarter samples; beyond it a stream is not sound
@@ -18,26 +18,6 @@ _LEAST = 32  # 65536ths: no bit is rarer
 
 # Where each kind of bit has its contexts; `codec.motion_coding` says what they are.
 _MOVED, _NEIGHBOUR, _POWER, _SECOND, _SIGN = 3, 63, 123, 219, 220
-
-# What the functions here call `coder`: (decoding, chances, seen, intervals, used, words, state), see `code_motion`.
-
-
-@njit
-def _refill(coder, x):  # type: ignore[no-untyped-def]
-    _, _, _, _, _, words, state = coder
-    place = np.int64(state[1])
-    if x < np.uint64(1 << 32) and place < len(words):
-        x = x << np.uint64(16) | np.uint64(words[place])
-        state[1] = np.uint64(place + 1)
-    state[0] = x
-
-
-@njit
-def _note(coder, count, start):  # type: ignore[no-untyped-def]
-    _, _, _, intervals, used, _, _ = coder
-    if used[0] < len(intervals):
-        intervals[used[0]] = np.uint32(count << 16 | start)
-    used[0] += 1
 
 
 @njit
@@ -51,11 +31,11 @@ def _bit(coder, wanted, context):  # type: ignore[no-untyped-def]
         slot = np.int64(x & np.uint64(0xFFFF))
         one = slot >= rest
         count, start = (chance, rest) if one else (rest, 0)
-        _refill(coder, np.uint64(count) * (x >> np.uint64(16)) + np.uint64(slot - start))
+        refill(coder, np.uint64(count) * (x >> np.uint64(16)) + np.uint64(slot - start))
     else:
         one = wanted != 0
         count, start = (chance, rest) if one else (rest, 0)
-        _note(coder, count, start)
+        note(coder, count, start)
     weight = seen[context] + 2
     if one:
         chances[context] = min(chance + rest // weight, 65536 - _LEAST)
@@ -63,19 +43,6 @@ def _bit(coder, wanted, context):  # type: ignore[no-untyped-def]
         chances[context] = max(chance - chance // weight, _LEAST)
     seen[context] = min(seen[context] + 1, _MOST_SEEN)
     return np.int64(one)
-
-
-@njit
-def _even_bits(coder, wanted, width):  # type: ignore[no-untyped-def]
-    """Code `width` bits, 1..14, or find them, of which any is as likely as another."""
-    decoding, _, _, _, _, _, state = coder
-    if not decoding:
-        _note(coder, np.int64(1) << (16 - width), wanted << (16 - width))
-        return wanted
-    x, shift = state[0], np.uint64(16 - width)
-    slot = x & np.uint64(0xFFFF)
-    _refill(coder, (x >> np.uint64(16)) << shift | (slot & ((np.uint64(1) << shift) - np.uint64(1))))
-    return np.int64(slot >> shift)
 
 
 @njit
@@ -91,7 +58,7 @@ def _difference(coder, wanted, context, lean, not_zero):  # type: ignore[no-unty
     if power > 1:
         value |= _bit(coder, magnitude >> (power - 2) & 1, _SECOND) << (power - 2)
     if power > 2:
-        value |= _even_bits(coder, magnitude & ((1 << (power - 2)) - 1), power - 2)
+        value |= even_bits(coder, magnitude & ((1 << (power - 2)) - 1), power - 2)
     negative = _bit(coder, wanted < 0, _SIGN + (0 if lean < 0 else 1 if lean == 0 else 2))
     return -value if negative else value
 

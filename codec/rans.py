@@ -7,16 +7,17 @@ spills 16-bit words. The stream's layout: `codec.entropy_coding`.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable
+from functools import lru_cache
+from pathlib import Path
 from typing import Any
 
 import numba
 import numpy as np
-from numba import float32, float64, int32, int64, types, uint16, uint32, uint64
+from numba import float32, float64, int32, int64, njit, types, uint16, uint32, uint64
 
 from codec.count_tables import BUCKET_BITS, COUNT_BITS, ESCAPE_LIMIT
-
-assert (BUCKET_BITS, COUNT_BITS, ESCAPE_LIMIT) == (8, 16, 1 << 16)  # kernels cached on disk would not see a change
 
 BAD_NUMBER, NOT_ZERO, TOO_LARGE = -1, -2, -3  # what kernels return instead of a count
 _LOW = np.uint64(0xFFFF)
@@ -31,14 +32,28 @@ def read_only(kind: Any) -> Any:
     return types.Array(kind, 1, "C", readonly=True)
 
 
+@lru_cache
+def _kernels_digest() -> str:
+    """Changes with any kernel's source: one file's kernels are compiled into another's, which a cache would not see."""
+    digest = hashlib.sha256()
+    for path in sorted(Path(__file__).parent.rglob("*.py")):
+        if path.stem in ("rans", "bit_mixing", "count_tables") or path.stem.endswith("kernels"):
+            digest.update(path.read_bytes())
+    return digest.hexdigest()[:12]
+
+
 def compiled(*signature: Any) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
-    """numba.njit for one signature, cached on disk where any place for it can be written."""
+    """numba.njit for one signature (none: whatever it is first called with), cached on disk where any place for it can
+    be written."""
 
     def compile_kernel(kernel: Callable[..., Any]) -> Callable[..., Any]:
+        kernel.__qualname__ += _kernels_digest()  # the cache's key
+        options: dict[str, Any] = {"nogil": True, "error_model": "numpy"}
+        given = (signature,) if signature else ()
         try:
-            return numba.njit(signature, cache=True, nogil=True, error_model="numpy")(kernel)
+            return numba.njit(*given, cache=True, **options)(kernel)
         except Exception:  # whatever ails the cache (no place, a full or damaged one): compile anew in each process
-            return numba.njit(signature, nogil=True, error_model="numpy")(kernel)
+            return numba.njit(*given, **options)(kernel)
 
     return compile_kernel
 
@@ -206,3 +221,39 @@ def pull_symbols(numbers, entries, starts, reaches, buckets, words, state, symbo
         symbols[i] = -magnitude if negative else magnitude
     state[0], state[1] = x, np.uint64(place)
     return 0
+
+
+# Kernels with a model of their own take intervals one by one. What their functions call `coder` is (decoding, chances,
+# seen, intervals, used, words, state): intervals are filled when encoding, as far as there is room, and used (1,) counts
+# them all; words and state are the decoder's. Chances are the kernel's own.
+
+
+@njit
+def refill(coder, x):  # type: ignore[no-untyped-def]
+    _, _, _, _, _, words, state = coder
+    place = np.int64(state[1])
+    if x < np.uint64(1 << 32) and place < len(words):
+        x = x << np.uint64(16) | np.uint64(words[place])
+        state[1] = np.uint64(place + 1)
+    state[0] = x
+
+
+@njit
+def note(coder, count, start):  # type: ignore[no-untyped-def]
+    _, _, _, intervals, used, _, _ = coder
+    if used[0] < len(intervals):
+        intervals[used[0]] = np.uint32(count << 16 | start)
+    used[0] += 1
+
+
+@njit
+def even_bits(coder, wanted, width):  # type: ignore[no-untyped-def]
+    """Code `width` bits, 1..14, or find them, of which any is as likely as another."""
+    decoding, _, _, _, _, _, state = coder
+    if not decoding:
+        note(coder, np.int64(1) << (16 - width), wanted << (16 - width))
+        return wanted
+    x, shift = state[0], np.uint64(16 - width)
+    slot = x & np.uint64(0xFFFF)
+    refill(coder, (x >> np.uint64(16)) << shift | (slot & ((np.uint64(1) << shift) - np.uint64(1))))
+    return np.int64(slot >> shift)

@@ -11,16 +11,18 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from codec.adaptive_tables import AdaptiveTables
+from codec.distributions import ScaleTables
 from codec.exact.operations import full_precision
 from codec.frames import Frame, VideoFormat
 from codec.innvc.activity import block_qps
 from codec.innvc.adaptation import adapted, change_count
 from codec.innvc.context import from_order, to_order
 from codec.innvc.field import Field
-from codec.innvc.frame_coding import FrameContext, FrameTables, SymbolSource, code_coefficients
+from codec.innvc.frame_coding import FrameContext, FrameTables, Quantizing, SymbolSource, code_coefficients
 from codec.innvc.layout import GROUP_SIZES
 from codec.innvc.prediction import Planes, Prediction, Reference, predict, renew
-from codec.innvc.quantization import LOSSLESS_QP, fraction_bits, sample_step
+from codec.innvc.quantization import LOSSLESS_QP, fraction_bits, sample_step, whole_steps
+from codec.intra.coding import Planes as IntraPlanes
 from codec.lifting import forward_transform, inverse_transform
 
 if TYPE_CHECKING:
@@ -108,12 +110,36 @@ class CodingState:
 
     @full_precision()
     def finish_frame(self, context: FrameContext, prediction: Prediction, source: SymbolSource) -> Frame:
-        """Code the coefficients, rebuild the frame and make it the next one's reference."""
+        """Code an inter frame's coefficients, rebuild the frame and make it the next one's reference."""
+        coefficients = self._walk(context, source)
+        residual = inverse_transform(from_order(coefficients), fraction_bits(context.qp))
+        rebuilt = [(p[0].int() + r).clamp(0, 255) for p, r in zip(prediction.base, residual, strict=True)]
+        return self._keep(context, prediction, rebuilt)
+
+    @full_precision()
+    def finish_intra(self, qp: int, coded: IntraPlanes) -> Frame:
+        """Make a decoded intra frame the next one's reference.
+
+        The state comes from the network's walk over the frame's own coefficients, quantized as if they were to be sent.
+        """
+        rebuilt = [torch.from_numpy(coded[0]), torch.from_numpy(np.stack(coded[1:]))]
+        rebuilt = [plane.to(self.device) for plane in rebuilt]
+        prediction = self.flat_prediction()
+        vectors = torch.zeros(1, 2, self.h, self.w, dtype=torch.int64, device=self.device)
+        context = self.context(qp, True, prediction, vectors)
+        target = to_order(forward_transform(rebuilt[0] - 128, rebuilt[1] - 128, fraction_bits(qp)))
+        tables = FrameTables(self._scales(qp), None)
+        self._walk(context, Quantizing(tables, target, whole_steps(context.qps)))
+        self.adaptive = None if qp == LOSSLESS_QP else AdaptiveTables(self.codec.tables.tables())
+        return self._keep(context, prediction, rebuilt)
+
+    def _walk(self, context: FrameContext, source: SymbolSource) -> Tensor:
         coefficients, self.recurrent, self.trim = code_coefficients(
             self.codec.prior, context, source, self.codec.config.live_fraction
         )
-        residual = inverse_transform(from_order(coefficients), fraction_bits(context.qp))
-        rebuilt = [(p[0].int() + r).clamp(0, 255) for p, r in zip(prediction.base, residual, strict=True)]
+        return coefficients
+
+    def _keep(self, context: FrameContext, prediction: Prediction, rebuilt: list[Tensor]) -> Frame:
         step = sample_step(torch.tensor([context.qp], device=self.device))
         self.reference = renew(prediction, (rebuilt[0].float()[None], rebuilt[1].float()[None]), step)
         if self.adaptive is not None and context.kind:
@@ -128,13 +154,12 @@ class CodingState:
         uv = planes[1][:, :ch, :cw].to(torch.uint8).cpu()
         return Frame(*(np.ascontiguousarray(p.numpy()) for p in (y, uv[0], uv[1])))
 
-    def tables(self, qp: int, intra: bool) -> FrameTables:
-        """What a frame's coefficients are coded with. Tables start anew with each intra frame."""
-        if qp == LOSSLESS_QP:
-            return FrameTables(self.codec.lossless_tables, None)
-        if intra:
-            self.adaptive = AdaptiveTables(self.codec.tables.tables())
-        return FrameTables(self.codec.tables, None if intra else self.adaptive)
+    def tables(self, qp: int) -> FrameTables:
+        """What an inter frame's coefficients are coded with; tables start anew with each intra frame."""
+        return FrameTables(self._scales(qp), None if qp == LOSSLESS_QP else self.adaptive)
+
+    def _scales(self, qp: int) -> ScaleTables:
+        return self.codec.lossless_tables if qp == LOSSLESS_QP else self.codec.tables
 
     def field_layout(self, qp: int, slices: int) -> list[tuple[tuple[int, ...], NDArray[np.int64]]]:
         """(shape, table number of every value) of the field's levels."""

@@ -14,6 +14,8 @@ from codec.innvc.adaptation import receive_changes
 from codec.innvc.coding_state import SIDE, CodingState
 from codec.innvc.field import LARGEST_VALUE
 from codec.innvc.frame_coding import Decoding
+from codec.innvc.quantization import intra_steps
+from codec.intra.coding import decode_intra
 from codec.motion_coding import decode_motion
 
 if TYPE_CHECKING:
@@ -46,12 +48,12 @@ def _decode_frame(state: CodingState, coder: SymbolDecoder, qp: int, intra: bool
     if state.starts_segment(intra):
         state.place = 0
         receive_field(state, coder, qp)
-    vectors = torch.zeros(1, 2, state.h, state.w, dtype=torch.int64, device=state.device)
-    prediction = state.flat_prediction()
-    if not intra:
+    if intra:
+        frame = state.finish_intra(qp, decode_intra(coder, state.height, state.width, qp, intra_steps(qp)))
+    else:
         vectors = decode_motion(coder, state.height // SIDE, state.width // SIDE).vectors.to(state.device)
         prediction = state.moved(vectors)
-    context = state.context(qp, intra, prediction, vectors)
-    frame = state.finish_frame(context, prediction, Decoding(coder, state.tables(qp, intra)))
+        context = state.context(qp, False, prediction, vectors)
+        frame = state.finish_frame(context, prediction, Decoding(coder, state.tables(qp)))
     coder.finish()
     return frame

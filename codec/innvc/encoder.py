@@ -30,10 +30,12 @@ from codec.innvc.quantization import (
     channel_step_sizes,
     fraction_bits,
     frame_qp,
+    intra_steps,
     step_size,
     whole_steps,
 )
 from codec.innvc.training_pass import field_magnitudes
+from codec.intra.coding import encode_intra
 from codec.lifting import forward_transform
 from codec.motion_coding import encode_motion
 from codec.motion_search import Motion, search_motion
@@ -58,14 +60,20 @@ def encode_frames(
             intra = number == 0 and intra_start
             boost = intra_boost(codec.config.intra_boost, _depending(options.intra_period, len(segment), codec))
             qp = int(frame_qp(torch.tensor(options.qp), intra, boost))
-            plan = _plan_frame(state, _padded(frame, state), qp, intra, plan)
-            field_bits = 0.0
-            if number == 0:
-                start = _best_start(state, plan, segment, options)
-                state, coder, rebuilt, field_bits = start.state, start.coder, start.rebuilt, start.field_bits
-            else:
+            planes, field_bits = _padded(frame, state), 0.0
+            plan = None if intra else _plan_frame(state, planes, qp, plan)
+            if number:
+                assert plan is not None
                 coder = SymbolEncoder()
                 rebuilt = _encode_frame(state, coder, plan)
+            else:
+                proposed = _propose_field(state, segment, qp, intra) if options.field else []
+                if plan is None:
+                    following = _padded(segment[1], state) if len(segment) > 1 else None
+                    start = _intra_start(state, planes, qp, proposed, following, options.qp)
+                else:
+                    start = _inter_start(state, plan, proposed)
+                state, coder, rebuilt, field_bits = start.state, start.coder, start.rebuilt, start.field_bits
             kind = INTRA if intra else INTER
             yield CodedFrame(kind, qp, coder.finish(), coder.estimated_bits, rebuilt, round(field_bits / 8))
 
@@ -148,13 +156,11 @@ def send_field(state: CodingState, coder: SymbolEncoder, proposed: Field, sent: 
 
 @dataclass(frozen=True)
 class _Plan:
-    """What the encoder decides of a frame before coding it. target: (96, h, w) int32, in order of importance."""
+    """What the encoder decides of an inter frame before coding it. target: (96, h, w) int32, in order of importance."""
 
     planes: Planes
     qp: int
-    intra: bool
-    motion: Motion | None
-    vectors: Tensor
+    motion: Motion
     prediction: Prediction
     target: Tensor
 
@@ -170,48 +176,76 @@ class _Start:
 
 
 @full_precision()
-def _plan_frame(state: CodingState, planes: Planes, qp: int, intra: bool, before: _Plan | None) -> _Plan:
-    motion = None
-    vectors = torch.zeros(1, 2, state.h, state.w, dtype=torch.int64, device=state.device)
-    prediction = state.flat_prediction()
-    if not intra:
-        assert state.reference is not None
-        step = step_size(torch.tensor([qp], device=state.device))
-        candidates = before.vectors if before is not None and not before.intra else None
-        motion = search_motion(planes[0], state.reference.last[0], step, REACH, candidates)
-        vectors = motion.vectors
-        prediction = state.moved(vectors)
+def _plan_frame(state: CodingState, planes: Planes, qp: int, before: _Plan | None) -> _Plan:
+    assert state.reference is not None
+    step = step_size(torch.tensor([qp], device=state.device))
+    candidates = before.motion.vectors if before is not None else None
+    motion = search_motion(planes[0], state.reference.last[0], step, REACH, candidates)
+    prediction = state.moved(motion.vectors)
     difference = [(x - p)[0].int() for x, p in zip(planes, prediction.base, strict=True)]
     target = to_order(forward_transform(difference[0], difference[1], fraction_bits(qp)))
-    return _Plan(planes, qp, intra, motion, vectors, prediction, target)
+    return _Plan(planes, qp, motion, prediction, target)
 
 
 def _encode_frame(state: CodingState, coder: SymbolEncoder, plan: _Plan) -> Frame:
-    if plan.motion is not None:
-        encode_motion(coder, plan.motion)
-    context = state.context(plan.qp, plan.intra, plan.prediction, plan.vectors)
-    source = Encoding(coder, state.tables(plan.qp, plan.intra), plan.target, whole_steps(context.qps))
+    encode_motion(coder, plan.motion)
+    context = state.context(plan.qp, False, plan.prediction, plan.motion.vectors)
+    source = Encoding(coder, state.tables(plan.qp), plan.target, whole_steps(context.qps))
     return state.finish_frame(context, plan.prediction, source)
 
 
-def _best_start(state: CodingState, plan: _Plan, segment: list[Frame], options: EncodeOptions) -> _Start:
+def _cost(state: CodingState, coder: SymbolEncoder, plan: _Plan) -> float:
+    """Bits, and squared error at what it is worth, after the frame was coded."""
+    return coder.estimated_bits + 7.5 / float(step_size(torch.tensor(plan.qp))) ** 2 * _squared_error(
+        state, plan.planes
+    )
+
+
+def _inter_start(state: CodingState, plan: _Plan, proposed: Field) -> _Start:
     """Code a segment's first frame with more and fewer levels of the field, and keep the cheapest.
 
     The field's whole cost is held against this one frame, though the segment's others gain from it too.
     """
     state.place = 0
-    proposed = _propose_field(state, segment, plan.qp, plan.intra) if options.field else []
-    lagrangian = 7.5 / float(step_size(torch.tensor(plan.qp))) ** 2
     best: tuple[float, _Start] | None = None
     for sent in range(len(proposed), -1, -1):
         trial, coder = state.fork(), SymbolEncoder()
-        if plan.intra:
-            send_changes(coder, changes_of(state.codec), state.codec.lossless_tables)
-        before = coder.estimated_bits
         send_field(trial, coder, proposed, sent, plan.qp)
-        field_bits = coder.estimated_bits - before
+        field_bits = coder.estimated_bits
         rebuilt = _encode_frame(trial, coder, plan)
-        cost = coder.estimated_bits + lagrangian * _squared_error(trial, plan.planes)
+        cost = _cost(trial, coder, plan)
+        if best is None or cost < best[0]:
+            best = cost, _Start(trial, coder, rebuilt, field_bits)
+    assert best is not None
+    return best[1]
+
+
+def _intra_start(
+    state: CodingState, planes: Planes, qp: int, proposed: Field, following: Planes | None, following_qp: int
+) -> _Start:
+    """Code an intra frame, with as many levels of the field as make the frame after it cheapest.
+
+    The field does nothing for the intra frame itself.
+    """
+    state.place = 0
+    whole = [plane[0].int().cpu().numpy() for plane in planes]
+    intervals, coded = encode_intra((whole[0], *np.ascontiguousarray(whole[1])), qp, intra_steps(qp))
+    plan: _Plan | None = None
+    best: tuple[float, _Start] | None = None
+    for sent in range(len(proposed) if following is not None else 0, -1, -1):
+        trial, coder = state.fork(), SymbolEncoder()
+        send_changes(coder, changes_of(state.codec), state.codec.lossless_tables)
+        before = coder.estimated_bits
+        send_field(trial, coder, proposed, sent, qp)
+        field_bits = coder.estimated_bits - before
+        coder.encode_intervals(intervals)
+        rebuilt = trial.finish_intra(qp, coded)
+        cost = field_bits
+        if following is not None:
+            plan = plan or _plan_frame(trial, following, following_qp, None)
+            after, tried = trial.fork(), SymbolEncoder()
+            _encode_frame(after, tried, plan)
+            cost += _cost(after, tried, plan)
         if best is None or cost < best[0]:
             best = cost, _Start(trial, coder, rebuilt, field_bits)
     assert best is not None

@@ -91,17 +91,28 @@ def surprise(zeros: Tensor, numbers: Tensor, symbols: Tensor) -> Surprise:
     return Surprise(excess.sum(1), ((likely * (COUNT_TOTAL - likely)) >> COUNT_BITS).sum(1))
 
 
-class Encoding:
-    """Quantizes target coefficients and puts the symbols into a packet."""
+class Quantizing:
+    """Quantizes target coefficients, (96, h, w) int32 in order of importance, by their steps, int64 of that shape."""
 
-    def __init__(self, coder: SymbolEncoder, tables: FrameTables, target: Tensor, steps: Tensor) -> None:
-        self.coder, self.tables = coder, tables
+    def __init__(self, tables: FrameTables, target: Tensor, steps: Tensor) -> None:
+        self.tables = tables
         self.target, self.steps = target.flatten(1), steps.flatten(1)
 
     def exchange(self, index: Tensor, numbers: Tensor, predicted: Tensor, places: Places) -> Tensor:
         channels = slice(places.start, places.stop)
         residual = self.target[channels].gather(1, places.flat) - predicted
-        symbols = self.tables.scales.quantize(residual, self.steps[channels].gather(1, places.flat), index)
+        return self.tables.scales.quantize(residual, self.steps[channels].gather(1, places.flat), index)
+
+
+class Encoding(Quantizing):
+    """Puts the symbols into a packet as well."""
+
+    def __init__(self, coder: SymbolEncoder, tables: FrameTables, target: Tensor, steps: Tensor) -> None:
+        super().__init__(tables, target, steps)
+        self.coder = coder
+
+    def exchange(self, index: Tensor, numbers: Tensor, predicted: Tensor, places: Places) -> Tensor:
+        symbols = super().exchange(index, numbers, predicted, places)
         self.coder.encode(_flat(symbols), _flat(numbers), self.tables.current)
         return symbols
 

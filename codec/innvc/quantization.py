@@ -57,6 +57,12 @@ def _whole_steps(qp: int) -> tuple[int, ...]:
     return tuple(round(chroma if c >= LUMA_CHANNELS else luma) for c in ORDER)
 
 
+def intra_steps(qp: int) -> tuple[int, int]:
+    """Luma's and chroma's whole step."""
+    steps = _whole_steps(qp)
+    return steps[0], steps[1]  # in order of importance, Y's DC and U's
+
+
 def fraction_bits(qp: int) -> int:
     """The transform's fraction bits at this QP."""
     return 0 if qp == LOSSLESS_QP else FRACTION_BITS

@@ -1,0 +1,151 @@
+"""Chances of bits that several contexts vote on, in whole numbers: the parts that coding kernels are built of.
+
+Each context keeps a chance of a one, in 65536ths, and how many bits that rests on. A bit's contexts vote with the
+logarithm of their odds (`stretch`), as far as they have seen anything. Two sets of weights, each picked by something
+else, add the votes up; what they say is averaged and turned back into a chance (`squash`). After the bit has come, the
+contexts' chances move towards it, and each set moves its weights by what it was wrong by itself. That is logistic
+mixing as data compressors of the PAQ family have it; both sides do the same with the same whole numbers.
+
+A `Mixer` holds it all; kernels get its `parts` and call `chance` and then, where the bit is coded, `learn`.
+"""
+
+from __future__ import annotations
+
+from decimal import ROUND_HALF_EVEN, Context, Decimal
+from functools import lru_cache
+from typing import NamedTuple
+
+import numpy as np
+from numba import njit
+from numpy.typing import NDArray
+
+MOST_VOTES = 16  # of contexts, bias and a given chance together
+LEAST = 32  # 65536ths: no bit is rarer
+_UNIT = 256  # of logarithms of odds
+_LIMIT = 2047  # of logarithms of odds, either way
+_WEIGHT = 1 << 16  # a weight of one
+_MOST_SEEN = 250  # bits that a chance rests on at most; so it forgets
+_FIRST_RATE, _LAST_RATE, _RATE_FALLS = 0.03, 0.006, 64  # of the weights' learning, and the bits that it halves in
+_RATE_BITS = 22
+
+
+@lru_cache
+def squash_table() -> NDArray[np.int32]:
+    """(4096,) chances in 65536ths for logarithms of odds -2048 .. 2047, in 256ths; correctly rounded everywhere."""
+    context = Context(prec=24, rounding=ROUND_HALF_EVEN)
+    half = [int((65536 / (1 + context.exp(Decimal(-s) / _UNIT))).to_integral_value()) for s in range(2049)]
+    found = [65536 - half[-s] if s < 0 else half[s] for s in range(-2048, 2048)]
+    return np.clip(np.array(found, np.int32), LEAST, 65536 - LEAST)
+
+
+@lru_cache
+def stretch_table() -> NDArray[np.int32]:
+    """(4096,) logarithms of odds, -2047 .. 2047, of chances in 4096ths: the least whose chance is not below."""
+    found = np.searchsorted(squash_table(), np.arange(4096) * 16 + 8) - 2048
+    return np.clip(found, -_LIMIT, _LIMIT).astype(np.int32)
+
+
+@lru_cache
+def _constants() -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
+    """By bits seen: what share of a surprise a chance moves by, how far a vote is trusted; by steps: the weights' rate.
+
+    In 65536ths, in 256ths, in 2^-14.
+    """
+    seen = np.arange(256)
+    steps = np.arange(1024)
+    shares = (65536 * 5) // (5 * seen + 8)
+    trusts = (256 * 5 * seen) // (5 * seen + 3)
+    first, last = round(_FIRST_RATE * (1 << 14)), round(_LAST_RATE * (1 << 14))
+    rates = last + (first - last) * _RATE_FALLS // (_RATE_FALLS + steps)
+    return shares.astype(np.int64), trusts.astype(np.int64), rates.astype(np.int64)
+
+
+class Parts(NamedTuple):
+    """What the functions here call `mixer`: a `Mixer`'s arrays, room for a bit's places and votes, and tables."""
+
+    chances: NDArray[np.int32]
+    seen: NDArray[np.uint8]
+    weights: NDArray[np.int32]
+    steps: NDArray[np.int32]
+    places: NDArray[np.int64]
+    votes: NDArray[np.int64]
+    stretch: NDArray[np.int32]
+    squash: NDArray[np.int32]
+    shares: NDArray[np.int64]
+    trusts: NDArray[np.int64]
+    rates: NDArray[np.int64]
+
+
+class Mixer:
+    """Contexts and weights of one kind of data.
+
+    contexts: how many chances there are. sets: how many sets of weights. votes: how many votes a bit has at most;
+    first_weights: what each vote counts at first, (sets, MOST_VOTES) float, multiples of 2^-16.
+    """
+
+    def __init__(self, contexts: int, first_weights: NDArray[np.float64]) -> None:
+        self.chances = np.full(contexts, 1 << 15, np.int32)
+        self.seen = np.zeros(contexts, np.uint8)
+        self.weights = np.round(first_weights * _WEIGHT).astype(np.int32)
+        self.steps = np.zeros(len(first_weights), np.int32)
+
+    def copy(self) -> Mixer:
+        """One to try something out on."""
+        made = object.__new__(Mixer)
+        made.chances, made.seen = self.chances.copy(), self.seen.copy()
+        made.weights, made.steps = self.weights.copy(), self.steps.copy()
+        return made
+
+    def parts(self) -> Parts:
+        """For kernels, which change what is in here."""
+        return Parts(
+            self.chances, self.seen, self.weights, self.steps, np.zeros(MOST_VOTES, np.int64),
+            np.zeros(MOST_VOTES + 2, np.int64), stretch_table(), squash_table(), *_constants(),
+        )  # fmt: skip
+
+
+@njit
+def chance(mixer, count, first, second):  # type: ignore[no-untyped-def]
+    """Chance of a one in 65536ths, LEAST .. 65536 - LEAST, by the contexts places[:count] and two sets of weights."""
+    weights, votes, squash = mixer.weights, mixer.votes, mixer.squash
+    one, other = np.int64(0), np.int64(0)
+    for i in range(count):
+        place = mixer.places[i]
+        vote = (np.int64(mixer.stretch[mixer.chances[place] >> 4]) * mixer.trusts[mixer.seen[place]]) >> 8
+        votes[i] = vote
+        one += weights[first, i] * vote
+        other += weights[second, i] * vote
+    one += np.int64(weights[first, count]) * 256
+    other += np.int64(weights[second, count]) * 256
+    votes[count] = 256  # a set's own inclination
+    one = min(max(one >> 16, -2047), 2047)
+    other = min(max(other >> 16, -2047), 2047)
+    votes[16] = squash[one + 2048]
+    votes[17] = squash[other + 2048]
+    return np.int64(squash[((one + other) >> 1) + 2048])
+
+
+@njit
+def learn(mixer, count, first, second, bit):  # type: ignore[no-untyped-def]
+    """The bit that `chance` was asked for has come. Nothing else may be asked in between."""
+    chances, seen, weights, steps, votes, rates = (
+        mixer.chances, mixer.seen, mixer.weights, mixer.steps, mixer.votes, mixer.rates,
+    )  # fmt: skip
+    target = np.int64(65536) if bit else np.int64(0)
+    wrong, wronger = target - votes[16], target - votes[17]
+    wrong *= rates[min(steps[first], 1023)]
+    wronger *= rates[min(steps[second], 1023)]
+    steps[first] += 1
+    steps[second] += 1
+    for i in range(count + 1):
+        moved = weights[first, i] + ((votes[i] * wrong + (1 << 21)) >> 22)
+        weights[first, i] = min(max(moved, -(1 << 22)), 1 << 22)
+        moved = weights[second, i] + ((votes[i] * wronger + (1 << 21)) >> 22)
+        weights[second, i] = min(max(moved, -(1 << 22)), 1 << 22)
+    for i in range(count):
+        place = mixer.places[i]
+        known = seen[place]
+        moved = chances[place] + (((target - chances[place]) * mixer.shares[known]) >> 16)
+        chances[place] = min(max(moved, 32), 65504)
+        if known < 250:
+            seen[place] = known + 1

@@ -1,0 +1,99 @@
+"""Intra frames to bits and back, block by block, in whole numbers.
+
+PLACEHOLDER
+"""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from codec.bit_mixing import Mixer
+from codec.entropy_coding import SymbolDecoder
+from codec.intra.start import learned_mixer, mode_matrices
+from codec.intra.transform_kernels import transform_tables
+
+Planes = tuple[NDArray[np.int32], NDArray[np.int32], NDArray[np.int32]]
+_FRACTION_BITS = 4
+_ROOM = 12  # intervals a luma sample, to begin with
+
+
+@lru_cache
+def scans() -> tuple[NDArray[np.int64], ...]:
+    """Of 8x8 and of 4x4 blocks: frequencies by diagonal and then row by row, and each one's diagonal."""
+    found = []
+    for size in (8, 4):
+        order = sorted(range(size * size), key=lambda k: (k // size + k % size, k))
+        found += [np.array(order, np.int64), np.array([k // size + k % size for k in order], np.int64)]
+    return tuple(found)
+
+
+@lru_cache
+def _costs() -> NDArray[np.float64]:
+    """Bits of what has a chance of n of 4096."""
+    return np.asarray(np.minimum(-np.log2((np.arange(4097) + 0.5) / 4096), 12))
+
+
+@lru_cache
+def _prices() -> NDArray[np.float64]:
+    """About what a coefficient of n/16 steps costs, rate and distortion: the motion search's estimate."""
+    steps = np.arange(4096) / 16
+    return np.where(steps < 0.7, 7.5 * steps**2, 3.7 + 1.3 * np.log2(np.maximum(steps, 0.7) / 0.7))
+
+
+def code_planes(
+    source: Planes, out: Planes, given: tuple[Any, ...], qp: int, steps: tuple[int, int], mixer: Mixer,
+    modes: tuple[NDArray[np.int16], NDArray[np.int16]],
+) -> int:  # fmt: skip
+    """Run `code_intra_frame`; gives the number of intervals. The mixer goes on learning."""
+    from codec.intra.frame_kernels import code_intra_frame
+
+    fraction = 0 if steps == (1, 1) else _FRACTION_BITS
+    whole = np.int64(steps[0]), np.int64(steps[1])
+    return int(
+        code_intra_frame(
+            source,
+            out,
+            given,
+            mixer.parts(),
+            whole,
+            np.int64(fraction),
+            np.int64(qp >> 3),
+            scans(),
+            modes,
+            transform_tables(),
+            _costs(),
+            _prices(),
+        )  # fmt: skip
+    )
+
+
+def encode_intra(planes: Planes, qp: int, steps: tuple[int, int]) -> tuple[NDArray[np.uint32], Planes]:
+    """Code Y (H, W), U, V (H/2, W/2) int32 samples 0..255, H and W multiples of 8.
+
+    qp: 0..63. steps: luma's and chroma's in 16ths of a sample value; (1, 1) stands for whole values without loss.
+    Gives the intervals for `SymbolEncoder.encode_intervals`, and the planes as a decoder will have them.
+    """
+    out = (np.zeros_like(planes[0]), np.zeros_like(planes[1]), np.zeros_like(planes[2]))
+    room = _ROOM * planes[0].size
+    while True:
+        intervals = np.empty(room, np.uint32)
+        given = (False, intervals, np.zeros(0, np.uint16), np.zeros(2, np.uint64))
+        used = code_planes(planes, out, given, qp, steps, learned_mixer(), mode_matrices())
+        if used <= room:
+            return intervals[:used].copy(), out
+        room = used
+
+
+def decode_intra(coder: SymbolDecoder, height: int, width: int, qp: int, steps: tuple[int, int]) -> Planes:
+    """The planes that `encode_intra` gave, from a packet. Any bytes at all give some picture."""
+    half = height // 2, width // 2
+    out = (np.zeros((height, width), np.int32), np.zeros(half, np.int32), np.zeros(half, np.int32))
+    none = np.zeros(0, np.uint32)
+    coder.run(lambda words, state: code_planes(
+        out, out, (True, none, words, state), qp, steps, learned_mixer(), mode_matrices()
+    ))  # fmt: skip
+    return out

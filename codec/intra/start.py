@@ -1,0 +1,74 @@
+"""What intra coding starts from, learned from footage: the modes' matrices, and the mixer as training left it.
+
+`start.npz` is part of the format, as the tables of other codecs are; `trainers.intra_start` made it. Its arrays: wide
+(32, 64, 46) and small (32, 16, 21) int16, in 1024ths; chances (CONTEXTS,) uint16; seen (CONTEXTS,) uint8; weights
+(SETS, votes) int32; steps (SETS,) int32.
+"""
+
+from __future__ import annotations
+
+import io
+from functools import lru_cache
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from codec.atomic_files import write_atomically
+from codec.bit_mixing import MOST_VOTES, Mixer
+from codec.errors import BitreelError
+from codec.intra.coefficient_kernels import CONTEXTS, SETS
+
+_FILE = Path(__file__).with_name("start.npz")
+_SHAPES = {
+    "wide": (32, 64, 46),
+    "small": (32, 16, 21),
+    "chances": (CONTEXTS,),
+    "seen": (CONTEXTS,),
+    "weights": (SETS, MOST_VOTES),
+    "steps": (SETS,),
+}
+_FIRST_WEIGHT = 0.18  # of each vote, before training
+
+
+@lru_cache
+def _learned() -> dict[str, NDArray[np.generic]]:
+    with np.load(_FILE, allow_pickle=False) as file:
+        found = {name: file[name] for name in file.files}
+    if {name: array.shape for name, array in found.items()} != _SHAPES:
+        raise BitreelError(f"'{_FILE}' is damaged or of another version; install bitreel anew")
+    return found
+
+
+def mode_matrices() -> tuple[NDArray[np.int16], NDArray[np.int16]]:
+    """Of 8x8 and of 4x4 blocks: a mode's weights, in 1024ths, for each sample and each value of the context."""
+    found = _learned()
+    return found["wide"].astype(np.int16), found["small"].astype(np.int16)
+
+
+def learned_mixer() -> Mixer:
+    """The mixer that an intra frame starts from."""
+    found = _learned()
+    mixer = new_mixer()
+    mixer.chances[:], mixer.seen[:] = found["chances"], found["seen"]
+    mixer.weights[:], mixer.steps[:] = found["weights"], found["steps"]
+    return mixer
+
+
+def new_mixer() -> Mixer:
+    """A mixer that has seen nothing."""
+    weights = np.zeros((SETS, MOST_VOTES))
+    weights[:, :9] = _FIRST_WEIGHT
+    return Mixer(CONTEXTS, weights)
+
+
+def save_start(file: Path, matrices: tuple[NDArray[np.int16], NDArray[np.int16]], mixer: Mixer) -> None:
+    """Write what `start.npz` holds. A chance rests on 40 bits at most and the weights keep learning, so that both still
+    follow the picture."""
+    arrays = {
+        "wide": matrices[0], "small": matrices[1], "chances": mixer.chances.astype(np.uint16),
+        "seen": np.minimum(mixer.seen, 40), "weights": mixer.weights, "steps": np.minimum(mixer.steps, 200),
+    }  # fmt: skip
+    written = io.BytesIO()
+    np.savez_compressed(written, **arrays)  # type: ignore[arg-type]
+    write_atomically(file, written.getvalue())
