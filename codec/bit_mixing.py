@@ -105,8 +105,11 @@ class Mixer:
 
 
 @njit
-def chance(mixer, count, first, second):  # type: ignore[no-untyped-def]
-    """Chance of a one in 65536ths, LEAST .. 65536 - LEAST, by the contexts places[:count] and two sets of weights."""
+def chance(mixer, count, first, second, given=32768):  # type: ignore[no-untyped-def]
+    """Chance of a one in 65536ths, LEAST .. 65536 - LEAST, by the contexts places[:count] and two sets of weights.
+
+    given: what somebody else thinks the chance is, who votes too.
+    """
     weights, votes, squash = mixer.weights, mixer.votes, mixer.squash
     one, other = np.int64(0), np.int64(0)
     for i in range(count):
@@ -118,6 +121,10 @@ def chance(mixer, count, first, second):  # type: ignore[no-untyped-def]
     one += np.int64(weights[first, count]) * 256
     other += np.int64(weights[second, count]) * 256
     votes[count] = 256  # a set's own inclination
+    vote = np.int64(mixer.stretch[given >> 4])
+    votes[count + 1] = vote
+    one += weights[first, count + 1] * vote
+    other += weights[second, count + 1] * vote
     one = min(max(one >> 16, -2047), 2047)
     other = min(max(other >> 16, -2047), 2047)
     votes[16] = squash[one + 2048]
@@ -137,7 +144,7 @@ def learn(mixer, count, first, second, bit):  # type: ignore[no-untyped-def]
     wronger *= rates[min(steps[second], 1023)]
     steps[first] += 1
     steps[second] += 1
-    for i in range(count + 1):
+    for i in range(count + 2):
         moved = weights[first, i] + ((votes[i] * wrong + (1 << 21)) >> 22)
         weights[first, i] = min(max(moved, -(1 << 22)), 1 << 22)
         moved = weights[second, i] + ((votes[i] * wronger + (1 << 21)) >> 22)

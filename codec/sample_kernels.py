@@ -177,7 +177,7 @@ def code_rows(  # type: ignore[no-untyped-def]
                 places[k] = (k * PLACES + places[k]) * NUMBERS
             sets[0] = (level >> 1) * 3 + quiet
             sets[1] = min(texture >> 1, 7) * 4 + min(abs(guides[0] - guides[1]) >> 4, 3)
-            sets[2] = min(abs(side) + abs(other_side), 5) * 3 + min((abs(r_west) + abs(r_north) + 1) >> 1, 2)
+            sets[2] = in_range(abs(side) + abs(other_side), 0, 5) * 3 + min((abs(r_west) + abs(r_north) + 1) >> 1, 2)
             for k in range(SETS):
                 sets[k] = (k * CHOICES + sets[k]) * NUMBERS
 

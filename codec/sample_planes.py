@@ -8,10 +8,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from codec.sample_coding import Planes
 from codec.sample_kernels import PAD, TOP
 
-Plane = NDArray[np.uint8]
-Planes = tuple[Plane, Plane, Plane]
 Tap = tuple[int, int, int]  # plane of the stack, rows down, columns to the right
 
 GUESSES = 3  # that are looked at

@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
 from codec.adaptive_tables import AdaptiveTables
-from codec.distributions import ScaleTables
 from codec.exact.operations import full_precision
 from codec.frames import Frame, VideoFormat
 from codec.innvc.activity import block_qps
@@ -21,9 +21,11 @@ from codec.innvc.field import Field
 from codec.innvc.frame_coding import FrameContext, FrameTables, Quantizing, SymbolSource, code_coefficients
 from codec.innvc.layout import GROUP_SIZES
 from codec.innvc.prediction import Planes, Prediction, Reference, predict, renew
-from codec.innvc.quantization import LOSSLESS_QP, fraction_bits, sample_step, whole_steps
+from codec.innvc.quantization import fraction_bits, sample_step, whole_steps
+from codec.innvc.symbol_mixing import SymbolMixing, start_mixer
 from codec.intra.coding import Planes as IntraPlanes
 from codec.lifting import forward_transform, inverse_transform
+from codec.sample_coding import SampleModel
 
 if TYPE_CHECKING:
     from codec.innvc.model import InnVC
@@ -45,6 +47,8 @@ class CodingState:
         self.recurrent: Tensor | None = None
         self.trim = self.no_trim()
         self.adaptive: AdaptiveTables | None = None
+        self.mixing: SymbolMixing | None = None
+        self.samples = SampleModel()  # of frames without loss
         self.after_intra = False
         self.field: Field = self.empty_field()
         self.place = 0  # of the coming frame in its segment
@@ -53,6 +57,8 @@ class CodingState:
         """A state to try something out on."""
         made = copy.copy(self)
         made.adaptive = copy.deepcopy(self.adaptive)
+        made.mixing = self.mixing.copy() if self.mixing else None
+        made.samples = self.samples.copy()
         return made
 
     def adapt(self, changes: NDArray[np.int32] | None) -> None:
@@ -128,10 +134,32 @@ class CodingState:
         vectors = torch.zeros(1, 2, self.h, self.w, dtype=torch.int64, device=self.device)
         context = self.context(qp, True, prediction, vectors)
         target = to_order(forward_transform(rebuilt[0] - 128, rebuilt[1] - 128, fraction_bits(qp)))
-        tables = FrameTables(self._scales(qp), None)
+        tables = FrameTables(self.codec.tables, None)
         self._walk(context, Quantizing(tables, target, whole_steps(context.qps)))
-        self.adaptive = None if qp == LOSSLESS_QP else AdaptiveTables(self.codec.tables.tables())
+        self.adaptive = self.mixing = None  # both begin anew
         return self._keep(context, prediction, rebuilt)
+
+    def begin_lossless(self, intra: bool) -> None:
+        if self.starts_segment(intra):
+            self.place = 0
+
+    def finish_lossless(self, frame: Frame, prediction: Prediction) -> None:
+        """Make a frame without loss the next one's reference; what else was learned is forgotten."""
+        self.recurrent, self.trim, self.adaptive, self.mixing = None, self.no_trim(), None, None
+        planes = self.padded(frame)
+        self.reference = renew(prediction, planes, torch.ones(1, dtype=torch.int64, device=self.device))
+        self.after_intra = not prediction.guesses
+        self.place += 1
+
+    def padded(self, frame: Frame) -> Planes:
+        """Planes as float tensors (1, H, W) and (1, 2, H/2, W/2) of the coded size, borders repeated."""
+
+        def grow(plane: NDArray[np.uint8], height: int, width: int) -> Tensor:
+            tensor = torch.from_numpy(np.ascontiguousarray(plane)).to(self.device).float()[None, None]
+            return F.pad(tensor, (0, width - plane.shape[1], 0, height - plane.shape[0]), mode="replicate")[0]
+
+        chroma = [grow(p, self.height // 2, self.width // 2) for p in (frame.u, frame.v)]
+        return grow(frame.y, self.height, self.width), torch.stack(chroma, dim=1)
 
     def _walk(self, context: FrameContext, source: SymbolSource) -> Tensor:
         coefficients, self.recurrent, self.trim = code_coefficients(
@@ -144,6 +172,8 @@ class CodingState:
         self.reference = renew(prediction, (rebuilt[0].float()[None], rebuilt[1].float()[None]), step)
         if self.adaptive is not None and context.kind:
             self.adaptive.settle()
+        if self.mixing is not None and context.kind:
+            self.mixing.end_frame()
         self.after_intra = context.kind == 0
         self.place += 1
         return self._cropped(rebuilt)
@@ -154,12 +184,12 @@ class CodingState:
         uv = planes[1][:, :ch, :cw].to(torch.uint8).cpu()
         return Frame(*(np.ascontiguousarray(p.numpy()) for p in (y, uv[0], uv[1])))
 
-    def tables(self, qp: int) -> FrameTables:
-        """What an inter frame's coefficients are coded with; tables start anew with each intra frame."""
-        return FrameTables(self._scales(qp), None if qp == LOSSLESS_QP else self.adaptive)
-
-    def _scales(self, qp: int) -> ScaleTables:
-        return self.codec.lossless_tables if qp == LOSSLESS_QP else self.codec.tables
+    def learning(self) -> tuple[SymbolMixing, FrameTables]:
+        """What an inter frame's coefficients are coded with; it learns from frame to frame."""
+        if self.adaptive is None or self.mixing is None:
+            self.adaptive = AdaptiveTables(self.codec.tables.tables())
+            self.mixing = SymbolMixing(self.h, self.w, start_mixer())
+        return self.mixing, FrameTables(self.codec.tables, self.adaptive)
 
     def field_layout(self, qp: int, slices: int) -> list[tuple[tuple[int, ...], NDArray[np.int64]]]:
         """(shape, table number of every value) of the field's levels."""

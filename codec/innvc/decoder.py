@@ -14,7 +14,8 @@ from codec.innvc.adaptation import receive_changes
 from codec.innvc.coding_state import SIDE, CodingState
 from codec.innvc.field import LARGEST_VALUE
 from codec.innvc.frame_coding import Decoding
-from codec.innvc.quantization import intra_steps
+from codec.innvc.lossless import decode_lossless
+from codec.innvc.quantization import LOSSLESS_QP, intra_steps
 from codec.intra.coding import decode_intra
 from codec.motion_coding import decode_motion
 
@@ -43,6 +44,10 @@ def receive_field(state: CodingState, coder: SymbolDecoder, qp: int) -> None:
 
 
 def _decode_frame(state: CodingState, coder: SymbolDecoder, qp: int, intra: bool) -> Frame:
+    if qp == LOSSLESS_QP:
+        frame = decode_lossless(state, coder, intra)
+        coder.finish()
+        return frame
     if intra:
         state.adapt(receive_changes(coder, state.change_count, state.given.lossless_tables))
     if state.starts_segment(intra):
@@ -54,6 +59,6 @@ def _decode_frame(state: CodingState, coder: SymbolDecoder, qp: int, intra: bool
         vectors = decode_motion(coder, state.height // SIDE, state.width // SIDE).vectors.to(state.device)
         prediction = state.moved(vectors)
         context = state.context(qp, False, prediction, vectors)
-        frame = state.finish_frame(context, prediction, Decoding(coder, state.tables(qp)))
+        frame = state.finish_frame(context, prediction, Decoding(coder, *state.learning()))
     coder.finish()
     return frame

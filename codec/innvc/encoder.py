@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from codec.container import INTER, INTRA
@@ -25,8 +24,10 @@ from codec.innvc.coding_state import CodingState
 from codec.innvc.context import to_order
 from codec.innvc.field import LARGEST_VALUE, Field, SliceMeans
 from codec.innvc.frame_coding import Encoding
+from codec.innvc.lossless import encode_lossless
 from codec.innvc.prediction import Planes, Prediction
 from codec.innvc.quantization import (
+    LOSSLESS_QP,
     channel_step_sizes,
     fraction_bits,
     frame_qp,
@@ -53,14 +54,20 @@ def encode_frames(
     codec: InnVC, frames: Iterable[Frame], fmt: VideoFormat, options: EncodeOptions
 ) -> Iterator[CodedFrame]:
     """See `Codec.encode_frames`."""
-    state = CodingState(codec, fmt)
+    state, moved = CodingState(codec, fmt), None
     for segment, intra_start in _segments(frames, codec.config.segment_frames, options.intra_period):
         plan: _Plan | None = None
         for number, frame in enumerate(segment):
             intra = number == 0 and intra_start
             boost = intra_boost(codec.config.intra_boost, _depending(options.intra_period, len(segment), codec))
             qp = int(frame_qp(torch.tensor(options.qp), intra, boost))
-            planes, field_bits = _padded(frame, state), 0.0
+            kind = INTRA if intra else INTER
+            if qp == LOSSLESS_QP:
+                coder = SymbolEncoder()
+                moved = encode_lossless(state, coder, frame, intra, moved, REACH)
+                yield CodedFrame(kind, qp, coder.finish(), coder.estimated_bits, frame, 0)
+                continue
+            planes, field_bits = state.padded(frame), 0.0
             plan = None if intra else _plan_frame(state, planes, qp, plan)
             if number:
                 assert plan is not None
@@ -69,12 +76,11 @@ def encode_frames(
             else:
                 proposed = _propose_field(state, segment, qp, intra) if options.field else []
                 if plan is None:
-                    following = _padded(segment[1], state) if len(segment) > 1 else None
+                    following = state.padded(segment[1]) if len(segment) > 1 else None
                     start = _intra_start(state, planes, qp, proposed, following, options.qp)
                 else:
                     start = _inter_start(state, plan, proposed)
                 state, coder, rebuilt, field_bits = start.state, start.coder, start.rebuilt, start.field_bits
-            kind = INTRA if intra else INTER
             yield CodedFrame(kind, qp, coder.finish(), coder.estimated_bits, rebuilt, round(field_bits / 8))
 
 
@@ -106,17 +112,6 @@ def _segments(frames: Iterable[Frame], length: int, period: int) -> Iterator[tup
         yield held, intra
 
 
-def _padded(frame: Frame, state: CodingState) -> Planes:
-    """Planes as tensors of the coded size and batch 1, borders repeated."""
-
-    def grow(plane: np.ndarray, height: int, width: int) -> Tensor:
-        tensor = torch.from_numpy(np.ascontiguousarray(plane)).to(state.device).float()[None, None]
-        return F.pad(tensor, (0, width - plane.shape[1], 0, height - plane.shape[0]), mode="replicate")[0]
-
-    chroma = [grow(p, state.height // 2, state.width // 2) for p in (frame.u, frame.v)]
-    return grow(frame.y, state.height, state.width), torch.stack(chroma, dim=1)
-
-
 @full_precision()
 def _propose_field(state: CodingState, segment: list[Frame], qp: int, intra: bool) -> Field:
     """The field encoder's levels for a segment, rounded: (1, slices, channels, rows, columns) whole float32 each.
@@ -125,14 +120,14 @@ def _propose_field(state: CodingState, segment: list[Frame], qp: int, intra: boo
     """
     table = torch.tensor([qp], device=state.device)
     steps = channel_step_sizes(table)
-    before = _padded(segment[0], state)
+    before = state.padded(segment[0])
     texture = field_magnitudes(before[0] - 128, before[1] - 128, steps)
     if not intra:
         texture = torch.zeros_like(texture)
     slices = SliceMeans(texture, state.codec.config.slice_frames)
     slices.add(None)
     for frame in segment[1:]:
-        planes = _padded(frame, state)
+        planes = state.padded(frame)
         slices.add(field_magnitudes(planes[0] - before[0], planes[1] - before[1], steps))
         before = planes
     proposed = state.codec.field_encoder(texture, slices.means(), table)
@@ -190,7 +185,7 @@ def _plan_frame(state: CodingState, planes: Planes, qp: int, before: _Plan | Non
 def _encode_frame(state: CodingState, coder: SymbolEncoder, plan: _Plan) -> Frame:
     encode_motion(coder, plan.motion)
     context = state.context(plan.qp, False, plan.prediction, plan.motion.vectors)
-    source = Encoding(coder, state.tables(plan.qp), plan.target, whole_steps(context.qps))
+    source = Encoding(coder, *state.learning(), plan.target, whole_steps(context.qps))
     return state.finish_frame(context, plan.prediction, source)
 
 

@@ -27,6 +27,7 @@ from codec.innvc.context import (
 from codec.innvc.layout import GROUP_SIZES, GROUP_STARTS, dc_pyramid, live_channels
 from codec.innvc.prior import TOLD_GUESSES, PriorNetwork, whole_index
 from codec.innvc.quantization import LOSSLESS_QP, whole_steps
+from codec.innvc.symbol_mixing import Half, SymbolMixing
 
 _LARGEST_COEFFICIENT = 1 << 16  # far above any real one, whatever a stream claims
 _CHANNELS = sum(GROUP_SIZES)
@@ -68,11 +69,15 @@ class SymbolSource(Protocol):
 
 @dataclass(frozen=True)
 class Places:
-    """Which coefficients are meant: channels start..stop in order, each at its flat block positions, (n, places)."""
+    """Which coefficients are meant: channels start..stop in order, each at its flat block positions, (n, places).
+
+    second_half: of a checkerboard whose first half is known.
+    """
 
     start: int
     stop: int
     flat: Tensor
+    second_half: bool = False
 
 
 @dataclass(frozen=True)
@@ -107,25 +112,28 @@ class Quantizing:
 class Encoding(Quantizing):
     """Puts the symbols into a packet as well."""
 
-    def __init__(self, coder: SymbolEncoder, tables: FrameTables, target: Tensor, steps: Tensor) -> None:
+    def __init__(
+        self, coder: SymbolEncoder, mixing: SymbolMixing, tables: FrameTables, target: Tensor, steps: Tensor
+    ) -> None:
         super().__init__(tables, target, steps)
-        self.coder = coder
+        self.coder, self.mixing = coder, mixing
 
     def exchange(self, index: Tensor, numbers: Tensor, predicted: Tensor, places: Places) -> Tensor:
         symbols = super().exchange(index, numbers, predicted, places)
-        self.coder.encode(_flat(symbols), _flat(numbers), self.tables.current)
+        half = Half(places.start, places.flat, places.second_half, index, numbers, predicted)
+        self.mixing.encode(self.coder, symbols, half, self.tables.current)
         return symbols
 
 
 class Decoding:
     """Takes the symbols from a packet."""
 
-    def __init__(self, coder: SymbolDecoder, tables: FrameTables) -> None:
-        self.coder, self.tables = coder, tables
+    def __init__(self, coder: SymbolDecoder, mixing: SymbolMixing, tables: FrameTables) -> None:
+        self.coder, self.mixing, self.tables = coder, mixing, tables
 
     def exchange(self, index: Tensor, numbers: Tensor, predicted: Tensor, places: Places) -> Tensor:
-        symbols = self.coder.decode(_flat(numbers), self.tables.current)
-        return torch.from_numpy(symbols).to(index.device).reshape(index.shape)
+        half = Half(places.start, places.flat, places.second_half, index, numbers, predicted)
+        return self.mixing.decode(self.coder, half, self.tables.current)
 
 
 def _flat(values: Tensor) -> NDArray[Any]:
@@ -230,7 +238,7 @@ class _Walk:
             raw = self.prior.scale_index(features, group, base)[0].flatten(1)
             index = whole_index(raw.gather(1, flat), self.lowest)
             index[max(self.live - start, 0) :] = 0
-            places = Places(start, start + size, flat)
+            places = Places(start, start + size, flat, number > 0)
             numbers = self.source.tables.scales.number(index, fraction.gather(1, flat))
             found = self.source.exchange(index, numbers, predicted.gather(1, flat), places)
             symbols.scatter_(1, flat, found)

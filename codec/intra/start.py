@@ -8,6 +8,7 @@
 from __future__ import annotations
 
 import io
+import zipfile
 from functools import lru_cache
 from pathlib import Path
 
@@ -19,10 +20,11 @@ from codec.bit_mixing import MOST_VOTES, Mixer
 from codec.errors import BitreelError
 from codec.intra.coefficient_kernels import CONTEXTS, SETS
 
+CONTEXT_SIZES = {8: 46, 4: 21}  # values of a context, by the side of its block
 _FILE = Path(__file__).with_name("start.npz")
 _SHAPES = {
-    "wide": (32, 64, 46),
-    "small": (32, 16, 21),
+    "wide": (32, 64, CONTEXT_SIZES[8]),
+    "small": (32, 16, CONTEXT_SIZES[4]),
     "chances": (CONTEXTS,),
     "seen": (CONTEXTS,),
     "weights": (SETS, MOST_VOTES),
@@ -31,28 +33,37 @@ _SHAPES = {
 _FIRST_WEIGHT = 0.18  # of each vote, before training
 
 
-@lru_cache
-def _learned() -> dict[str, NDArray[np.generic]]:
-    with np.load(_FILE, allow_pickle=False) as file:
-        found = {name: file[name] for name in file.files}
+Matrices = tuple[NDArray[np.int16], NDArray[np.int16]]
+
+
+def load_start(file: Path) -> tuple[Matrices, Mixer]:
+    """What `save_start` wrote. Raises BitreelError where it is something else."""
+    try:
+        with np.load(file, allow_pickle=False) as read:
+            found = {name: read[name] for name in read.files}
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
+        raise BitreelError(f"'{file}' can't be read; install bitreel anew") from error
     if {name: array.shape for name, array in found.items()} != _SHAPES:
-        raise BitreelError(f"'{_FILE}' is damaged or of another version; install bitreel anew")
-    return found
+        raise BitreelError(f"'{file}' is damaged or of another version; install bitreel anew")
+    mixer = new_mixer()
+    mixer.chances[:], mixer.seen[:] = found["chances"], found["seen"]
+    mixer.weights[:], mixer.steps[:] = found["weights"], found["steps"]
+    return (found["wide"].astype(np.int16), found["small"].astype(np.int16)), mixer
 
 
-def mode_matrices() -> tuple[NDArray[np.int16], NDArray[np.int16]]:
+@lru_cache
+def _learned() -> tuple[Matrices, Mixer]:
+    return load_start(_FILE)
+
+
+def mode_matrices() -> Matrices:
     """Of 8x8 and of 4x4 blocks: a mode's weights, in 1024ths, for each sample and each value of the context."""
-    found = _learned()
-    return found["wide"].astype(np.int16), found["small"].astype(np.int16)
+    return _learned()[0]
 
 
 def learned_mixer() -> Mixer:
     """The mixer that an intra frame starts from."""
-    found = _learned()
-    mixer = new_mixer()
-    mixer.chances[:], mixer.seen[:] = found["chances"], found["seen"]
-    mixer.weights[:], mixer.steps[:] = found["weights"], found["steps"]
-    return mixer
+    return _learned()[1].copy()
 
 
 def new_mixer() -> Mixer:
@@ -62,7 +73,7 @@ def new_mixer() -> Mixer:
     return Mixer(CONTEXTS, weights)
 
 
-def save_start(file: Path, matrices: tuple[NDArray[np.int16], NDArray[np.int16]], mixer: Mixer) -> None:
+def save_start(file: Path, matrices: Matrices, mixer: Mixer) -> None:
     """Write what `start.npz` holds. A chance rests on 40 bits at most and the weights keep learning, so that both still
     follow the picture."""
     arrays = {
