@@ -11,13 +11,17 @@ A `Mixer` holds it all; kernels get its `parts` and call `chance` and then, wher
 
 from __future__ import annotations
 
+import zipfile
 from decimal import ROUND_HALF_EVEN, Context, Decimal
 from functools import lru_cache
-from typing import NamedTuple
+from pathlib import Path
+from typing import Any, NamedTuple
 
 import numpy as np
 from numba import njit
 from numpy.typing import NDArray
+
+from codec.errors import BitreelError
 
 MOST_VOTES = 16  # of contexts, bias and a given chance together
 LEAST = 32  # 65536ths: no bit is rarer
@@ -25,8 +29,8 @@ _UNIT = 256  # of logarithms of odds
 _LIMIT = 2047  # of logarithms of odds, either way
 _WEIGHT = 1 << 16  # a weight of one
 _MOST_SEEN = 250  # bits that a chance rests on at most; so it forgets
-_FIRST_RATE, _LAST_RATE, _RATE_FALLS = 0.03, 0.006, 64  # of the weights' learning, and the bits that it halves in
-_RATE_BITS = 22
+_RATE_FALLS = 64  # bits in which the weights' learning slows down to about half
+_START_SEEN, _START_STEPS = 40, 200
 
 
 @lru_cache
@@ -46,18 +50,17 @@ def stretch_table() -> NDArray[np.int32]:
 
 
 @lru_cache
-def _constants() -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
-    """By bits seen: what share of a surprise a chance moves by, how far a vote is trusted; by steps: the weights' rate.
-
-    In 65536ths, in 256ths, in 2^-14.
-    """
+def _by_bits_seen() -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """What share of a surprise a chance moves by, in 65536ths, and how far a vote is trusted, in 256ths."""
     seen = np.arange(256)
-    steps = np.arange(1024)
-    shares = (65536 * 5) // (5 * seen + 8)
-    trusts = (256 * 5 * seen) // (5 * seen + 3)
-    first, last = round(_FIRST_RATE * (1 << 14)), round(_LAST_RATE * (1 << 14))
-    rates = last + (first - last) * _RATE_FALLS // (_RATE_FALLS + steps)
-    return shares.astype(np.int64), trusts.astype(np.int64), rates.astype(np.int64)
+    return (65536 * 5) // (5 * seen + 8), (256 * 5 * seen) // (5 * seen + 3)
+
+
+@lru_cache
+def _rates(first: float, last: float) -> NDArray[np.int64]:
+    """The weights' rate by steps, in 2^-14."""
+    whole, least = round(first * (1 << 14)), round(last * (1 << 14))
+    return least + (whole - least) * _RATE_FALLS // (_RATE_FALLS + np.arange(1024))
 
 
 class Parts(NamedTuple):
@@ -80,10 +83,12 @@ class Mixer:
     """Contexts and weights of one kind of data.
 
     contexts: how many chances there are. sets: how many sets of weights. votes: how many votes a bit has at most;
-    first_weights: what each vote counts at first, (sets, MOST_VOTES) float, multiples of 2^-16.
+    first_weights: what each vote counts at first, (sets, MOST_VOTES) float. rates: of the weights' learning, at first
+    and in the end.
     """
 
-    def __init__(self, contexts: int, first_weights: NDArray[np.float64]) -> None:
+    def __init__(self, contexts: int, first_weights: NDArray[np.float64], rates: tuple[float, float]) -> None:
+        self.rates = _rates(*rates)
         self.chances = np.full(contexts, 1 << 15, np.int32)
         self.seen = np.zeros(contexts, np.uint8)
         self.weights = np.round(first_weights * _WEIGHT).astype(np.int32)
@@ -92,6 +97,7 @@ class Mixer:
     def copy(self) -> Mixer:
         """One to try something out on."""
         made = object.__new__(Mixer)
+        made.rates = self.rates
         made.chances, made.seen = self.chances.copy(), self.seen.copy()
         made.weights, made.steps = self.weights.copy(), self.steps.copy()
         return made
@@ -100,8 +106,41 @@ class Mixer:
         """For kernels, which change what is in here."""
         return Parts(
             self.chances, self.seen, self.weights, self.steps, np.zeros(MOST_VOTES, np.int64),
-            np.zeros(MOST_VOTES + 2, np.int64), stretch_table(), squash_table(), *_constants(),
+            np.zeros(MOST_VOTES + 2, np.int64), stretch_table(), squash_table(), *_by_bits_seen(),
+            self.rates,
         )  # fmt: skip
+
+
+def mixer_arrays(mixer: Mixer) -> dict[str, NDArray[Any]]:
+    """A mixer as training left it, for a file that coding starts from.
+
+    A chance rests on 40 bits at most and the weights keep learning, so that both still follow the video.
+    """
+    return {
+        "chances": mixer.chances.astype(np.uint16), "seen": np.minimum(mixer.seen, _START_SEEN),
+        "weights": mixer.weights, "steps": np.minimum(mixer.steps, _START_STEPS),
+    }  # fmt: skip
+
+
+def load_mixer(file: Path, new: Mixer) -> Mixer:
+    """A new mixer with what a file has for it. Raises BitreelError where that is for another kind of mixer."""
+    learned = stored_arrays(file)
+    for name in ("chances", "seen", "weights", "steps"):
+        values, place = learned.get(name), getattr(new, name)
+        if values is None or values.shape != place.shape:
+            raise BitreelError(f"'{file}' is damaged or of another version; install bitreel anew")
+        place[:] = values
+    return new
+
+
+@lru_cache
+def stored_arrays(file: Path) -> dict[str, NDArray[Any]]:
+    """What an .npz file has, read once. Raises BitreelError where it can't be read."""
+    try:
+        with np.load(file, allow_pickle=False) as stored:
+            return {name: stored[name] for name in stored.files}
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
+        raise BitreelError(f"can't read '{file}' ({error}); install bitreel anew") from error
 
 
 @njit
@@ -111,7 +150,8 @@ def chance(mixer, count, first, second, given=32768):  # type: ignore[no-untyped
     given: what somebody else thinks the chance is, who votes too.
     """
     weights, votes, squash = mixer.weights, mixer.votes, mixer.squash
-    one, other = np.int64(0), np.int64(0)
+    one: Any = np.int64(0)
+    other: Any = np.int64(0)
     for i in range(count):
         place = mixer.places[i]
         vote = (np.int64(mixer.stretch[mixer.chances[place] >> 4]) * mixer.trusts[mixer.seen[place]]) >> 8

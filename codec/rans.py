@@ -50,10 +50,11 @@ def compiled(*signature: Any) -> Callable[[Callable[..., Any]], Callable[..., An
         kernel.__qualname__ += _kernels_digest()  # the cache's key
         options: dict[str, Any] = {"nogil": True, "error_model": "numpy"}
         given = (signature,) if signature else ()
+        make: Any = numba.njit  # its types know no such call
         try:
-            return numba.njit(*given, cache=True, **options)(kernel)
+            return make(*given, cache=True, **options)(kernel)
         except Exception:  # whatever ails the cache (no place, a full or damaged one): compile anew in each process
-            return numba.njit(*given, **options)(kernel)
+            return make(*given, **options)(kernel)
 
     return compile_kernel
 
@@ -224,8 +225,8 @@ def pull_symbols(numbers, entries, starts, reaches, buckets, words, state, symbo
 
 
 # Kernels with a model of their own take intervals one by one. What their functions call `coder` is (decoding, chances,
-# seen, intervals, used, words, state): intervals are filled when encoding, as far as there is room, and used (1,) counts
-# them all; words and state are the decoder's. Chances are the kernel's own.
+# seen, intervals, used, words, state): intervals are filled when encoding, as far as there is room, and used (1,)
+# counts them all; words and state are the decoder's. Chances are the kernel's own.
 
 
 @njit

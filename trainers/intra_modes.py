@@ -115,7 +115,7 @@ def angular_modes(size: int) -> Matrices:
         found[1, p, places[-1, x]] += (far - y) / (2 * size)
         found[1, p, places[far, -1]] += (y + 1) / (2 * size)
         for mode in range(2, MODES):
-            angle = math.pi * (1.02 - (mode - 1.5) / (MODES - 2) * 1.27)
+            angle = math.pi * (1.02 - (mode - 1.5) / (MODES - 2) * 0.79)
             across, down = math.cos(angle), -math.sin(angle)  # towards the sample that is repeated
             reached = x + (y + 1) / -down * across if down < -1e-6 else -math.inf
             if reached >= -1 or across > -1e-6:  # in the row above
@@ -147,9 +147,13 @@ def learn_modes(blocks: Blocks, rounds: int, draw: np.random.Generator, progress
         best, plain = costs.min(0).mean(), costs[0].mean()
         progress(f"modes {blocks.size}x{blocks.size}: round {number + 1} of {rounds}, {best:.2f} beside {plain:.2f}")
         for mode in range(MODES):
-            own = chosen == mode
-            if taken[mode] >= _FEWEST_TAKEN:
-                modes[mode] = _fitted(modes[mode], blocks.contexts[own], blocks.samples[own], steps[own])
+            own, begin = chosen == mode, mode
+            if taken[mode] < _FEWEST_TAKEN:  # hardly any use: make it one half of the mode of most use
+                begin = int(taken.argmax())
+                own = chosen == begin
+                own &= costs[begin] > np.median(costs[begin][own])
+            if own.sum() >= _FEWEST_TAKEN:
+                modes[mode] = _fitted(modes[begin], blocks.contexts[own], blocks.samples[own], steps[own])
     return np.clip(np.rint(modes * UNITS), -32768, 32767).astype(np.int16)
 
 

@@ -20,7 +20,7 @@ import numpy as np
 from codec.bit_mixing import Mixer
 from codec.errors import BitreelError, UsageError
 from codec.innvc.quantization import intra_steps
-from codec.intra.coding import code_planes
+from codec.intra.coding import IntraSettings, code_planes
 from codec.intra.start import Matrices, new_mixer, save_start
 from pipeline.loader import ClipLoader
 from trainers.intra_modes import Planes, Progress, collect_blocks, learn_modes
@@ -73,7 +73,7 @@ def trained_mixer(pictures: Iterator[Planes], count: int, modes: Matrices, seed:
         out = (np.zeros_like(planes[0]), np.zeros_like(planes[1]), np.zeros_like(planes[2]))
         intervals = np.empty(64 * planes[0].size, np.uint32)
         given = (False, intervals, np.zeros(0, np.uint16), np.zeros(2, np.uint64))
-        used = code_planes(planes, out, given, qp, intra_steps(qp), mixer, modes)
+        used = code_planes(planes, out, given, IntraSettings(qp, intra_steps()), mixer, modes)
         bits += float((16 - np.log2(intervals[:used] >> 16)).sum())
         samples += planes[0].size
         if number % 50 == 49 or number == count - 1:

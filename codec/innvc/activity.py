@@ -3,7 +3,8 @@ similarity weighs errors.
 
 SSIM's contrast term divides an error by about the local variance (Wang et al. 2004, eq. 13), so at equal slope a
 block's step grows with a power of its variance. The variance is that of the prediction, which the decoder has: no side
-information. Intra frames, predicted from nothing, have one step for all blocks. All of it is whole numbers.
+information. Intra frames do the same by the blocks next to each one (`codec.intra.frame_kernels`). All of it is whole
+numbers.
 """
 
 from __future__ import annotations

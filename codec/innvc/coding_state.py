@@ -21,8 +21,9 @@ from codec.innvc.field import Field
 from codec.innvc.frame_coding import FrameContext, FrameTables, Quantizing, SymbolSource, code_coefficients
 from codec.innvc.layout import GROUP_SIZES
 from codec.innvc.prediction import Planes, Prediction, Reference, predict, renew
-from codec.innvc.quantization import fraction_bits, sample_step, whole_steps
+from codec.innvc.quantization import fraction_bits, intra_steps, sample_step, whole_steps
 from codec.innvc.symbol_mixing import SymbolMixing, start_mixer
+from codec.intra.coding import IntraSettings
 from codec.intra.coding import Planes as IntraPlanes
 from codec.lifting import forward_transform, inverse_transform
 from codec.sample_coding import SampleModel
@@ -121,6 +122,9 @@ class CodingState:
         residual = inverse_transform(from_order(coefficients), fraction_bits(context.qp))
         rebuilt = [(p[0].int() + r).clamp(0, 255) for p, r in zip(prediction.base, residual, strict=True)]
         return self._keep(context, prediction, rebuilt)
+
+    def intra_settings(self, qp: int) -> IntraSettings:
+        return IntraSettings(qp, intra_steps(), self.codec.config.activity)
 
     @full_precision()
     def finish_intra(self, qp: int, coded: IntraPlanes) -> Frame:

@@ -15,7 +15,7 @@ from codec.innvc.coding_state import SIDE, CodingState
 from codec.innvc.field import LARGEST_VALUE
 from codec.innvc.frame_coding import Decoding
 from codec.innvc.lossless import decode_lossless
-from codec.innvc.quantization import LOSSLESS_QP, intra_steps
+from codec.innvc.quantization import LOSSLESS_QP
 from codec.intra.coding import decode_intra
 from codec.motion_coding import decode_motion
 
@@ -54,7 +54,7 @@ def _decode_frame(state: CodingState, coder: SymbolDecoder, qp: int, intra: bool
         state.place = 0
         receive_field(state, coder, qp)
     if intra:
-        frame = state.finish_intra(qp, decode_intra(coder, state.height, state.width, qp, intra_steps(qp)))
+        frame = state.finish_intra(qp, decode_intra(coder, state.height, state.width, state.intra_settings(qp)))
     else:
         vectors = decode_motion(coder, state.height // SIDE, state.width // SIDE).vectors.to(state.device)
         prediction = state.moved(vectors)

@@ -31,7 +31,6 @@ from codec.innvc.quantization import (
     channel_step_sizes,
     fraction_bits,
     frame_qp,
-    intra_steps,
     step_size,
     whole_steps,
 )
@@ -224,7 +223,7 @@ def _intra_start(
     """
     state.place = 0
     whole = [plane[0].int().cpu().numpy() for plane in planes]
-    intervals, coded = encode_intra((whole[0], *np.ascontiguousarray(whole[1])), qp, intra_steps(qp))
+    intervals, coded = encode_intra((whole[0], *np.ascontiguousarray(whole[1])), state.intra_settings(qp))
     plan: _Plan | None = None
     best: tuple[float, _Start] | None = None
     for sent in range(len(proposed) if following is not None else 0, -1, -1):

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from functools import lru_cache
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from codec.exact.kept import kept
@@ -57,10 +59,11 @@ def _whole_steps(qp: int) -> tuple[int, ...]:
     return tuple(round(chroma if c >= LUMA_CHANNELS else luma) for c in ORDER)
 
 
-def intra_steps(qp: int) -> tuple[int, int]:
-    """Luma's and chroma's whole step."""
-    steps = _whole_steps(qp)
-    return steps[0], steps[1]  # in order of importance, Y's DC and U's
+@lru_cache
+def intra_steps() -> NDArray[np.int64]:
+    """Luma's and chroma's whole step at QPs 0..62, (63, 2)."""
+    # In order of importance, Y's DC and U's.
+    return np.array([_whole_steps(qp)[:2] for qp in range(LOSSLESS_QP)], np.int64)
 
 
 def fraction_bits(qp: int) -> int:

@@ -11,6 +11,7 @@ from codec.bit_mixing import LEAST, chance, learn
 from codec.rans import compiled, even_bits, note, refill
 
 NOT_ZERO = -1  # what the kernel returns instead of a count
+_RARE = 260  # 65536ths: what the network holds for rarer than this to be other than zero goes by it alone
 STAGES = 6  # magnitudes that are asked for one by one
 _ROWS = STAGES * 96
 _A = 0
@@ -71,7 +72,14 @@ def _value(map_, c, y, x):  # type: ignore[no-untyped-def]
 
 @njit
 def _bit(coder, mixer, count, first, second, given, wanted):  # type: ignore[no-untyped-def]
-    one_chance = chance(mixer, count, first, second, given)
+    one = _plain_bit(coder, chance(mixer, count, first, second, given), wanted)
+    learn(mixer, count, first, second, one)
+    return one
+
+
+@njit
+def _plain_bit(coder, one_chance, wanted):  # type: ignore[no-untyped-def]
+    """Code a bit, or find it, of a chance in 65536ths that is known."""
     rest = 65536 - one_chance
     if coder[0]:
         state = coder[6]
@@ -84,7 +92,6 @@ def _bit(coder, mixer, count, first, second, given, wanted):  # type: ignore[no-
         one = wanted != 0
         size, start = (one_chance, rest) if one else (rest, 0)
         note(coder, size, start)
-    learn(mixer, count, first, second, one)
     return np.int64(one)
 
 
@@ -100,6 +107,9 @@ def _beyond(entries, start, reach, magnitude):  # type: ignore[no-untyped-def]
 def _magnitude(coder, mixer, frame, c, y, x, second_half, scale, start, reach, entries, wanted):  # type: ignore[no-untyped-def]
     places, now = mixer.places, frame.now
     layout = frame.layout[c]
+    rare = _beyond(entries, start, reach, np.int64(1))
+    if rare < _RARE and not _plain_bit(coder, max(rare, 1), np.int64(wanted > 0)):
+        return np.int64(0)
     left, up = abs(_value(now, c, y, x - 1)), abs(_value(now, c, y - 1, x))
     corners = abs(_value(now, c, y - 1, x - 1)) + abs(_value(now, c, y - 1, x + 1))
     if second_half:
@@ -132,9 +142,10 @@ def _magnitude(coder, mixer, frame, c, y, x, second_half, scale, start, reach, e
     places[7] = _H + (chroma * 16 + earlier_level) * 16 + near_level
     places[8] = _I + c * 16 + min(left + up, 3) * 4 + min(across + down, 3)
     places[9] = _J + (chroma * 64 + scale) * 16 + near_level
-    mass = np.int64(65536)
+    mass: Any = np.int64(65536)
     found = np.int64(0)
     while found < STAGES:
+        # Of a rare one it is told already that it is there.
         more = _beyond(entries, start, reach, found + 1) if found <= reach else mass >> 1
         given = min(max((more << 16) // max(mass, 1), LEAST), 65536 - LEAST)
         mass = more
@@ -150,7 +161,11 @@ def _magnitude(coder, mixer, frame, c, y, x, second_half, scale, start, reach, e
             places[8] += 96 * 16
             places[9] += 2 * 64 * 16
         first = (found * 5 + layout[GROUP]) * 2 + chroma
-        if not _bit(coder, mixer, VOTES, first, _KINDS * 10 + found * 64 + scale, given, np.int64(wanted > found)):
+        second = _KINDS * 10 + found * 64 + scale
+        if found == 0 and rare < _RARE:
+            found = np.int64(1)
+            continue
+        if not _bit(coder, mixer, VOTES, first, second, given, np.int64(wanted > found)):
             return found
         found += 1
     # The rest by Exp-Golomb.

@@ -8,19 +8,21 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import lru_cache
+from pathlib import Path
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from codec.bit_mixing import MOST_VOTES, Mixer
+from codec.bit_mixing import MOST_VOTES, Mixer, load_mixer
 from codec.count_tables import Tables
 from codec.entropy_coding import SymbolDecoder, SymbolEncoder
 from codec.errors import BitreelError
 from codec.innvc.layout import GROUP_SIZES, GROUP_STARTS, ORDER
 from codec.innvc.symbol_kernels import CONTEXTS, SETS, VOTES, FrameSymbols
 
+START = Path(__file__).with_name("symbol_start.npz")  # part of the format; `trainers.symbol_start` made it
 _MOST_INTERVALS = 24  # of a symbol: stages, Exp-Golomb, sign
 
 
@@ -48,11 +50,12 @@ def new_mixer() -> Mixer:
     weights = np.zeros((SETS, MOST_VOTES))
     weights[:, :VOTES] = 0.05
     weights[:, VOTES + 1] = 0.8
-    return Mixer(CONTEXTS, weights)
+    return Mixer(CONTEXTS, weights, (0.005, 0.0015))
 
 
 def start_mixer() -> Mixer:
-    return new_mixer()
+    """What coding starts from after an intra frame."""
+    return load_mixer(START, new_mixer())
 
 
 @dataclass(frozen=True)
@@ -128,5 +131,5 @@ class SymbolMixing:
                 whole(half.means),
                 (tables.entries, tables.starts, tables.reaches),
                 symbols,
-            )  # type: ignore[call-arg]
+            )
         )

@@ -30,6 +30,7 @@ from codec.intra.coefficient_kernels import (
 from codec.intra.prediction_kernels import fill_context, predict_from_luma, predict_mode
 from codec.intra.transform_kernels import inverse_block
 
+FRACTION_BITS = 4  # of the transform's whole numbers
 MODES = 32  # learned ones, of each size
 FROM_LUMA = 32  # chroma's further mode
 NONE = 33  # in the place of a mode beyond the picture
@@ -56,7 +57,7 @@ class Store(NamedTuple):
 
 
 class Tools(NamedTuple):
-    """What does not change within a plane, and room to work in; see `codec.intra.coding`."""
+    """What does not change within a plane, and room to work in; see `codec.intra.coding`. step: (1,), the block's."""
 
     scans: Any
     wide_modes: Any
@@ -65,8 +66,6 @@ class Tools(NamedTuple):
     costs: Any
     prices: Any
     step: Any
-    fraction: Any
-    exact: Any
     band: Any
     context: Any
     block: Any
@@ -241,17 +240,16 @@ def describe_chroma(unit, store, by, bx, plane, mode, band):  # type: ignore[no-
 @njit
 def rebuild(out, top, left, size, predicted, symbols, tools):  # type: ignore[no-untyped-def]
     """Samples of one block from its prediction and symbols."""
-    block, fraction = tools.block, tools.fraction
+    block = tools.block
     live = False
     for k in range(size * size):
-        block[k] = symbols[k] * tools.step
+        block[k] = symbols[k] * tools.step[0]
         live = live or symbols[k] != 0
     if live:
         inverse_block(block, size, tools.tables)
-    half = (1 << fraction) >> 1
     for y in range(size):
         for x in range(size):
-            value = predicted[y * size + x] + ((block[y * size + x] + half) >> fraction)
+            value = predicted[y * size + x] + ((block[y * size + x] + 8) >> FRACTION_BITS)
             out[top + y, left + x] = min(max(value, 0), 255)
 
 

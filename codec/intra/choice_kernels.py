@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 from numba import njit
 
@@ -24,16 +26,18 @@ PRICE = 9.0
 
 
 @njit
-def choose_symbols(mixer, unit, scan, diagonals, coefficients, step, exact, costs, symbols):  # type: ignore[no-untyped-def]
+def choose_symbols(mixer, unit, scan, diagonals, coefficients, step, costs, symbols):  # type: ignore[no-untyped-def]
     """Quantize coefficients (size²,) by what they cost now: symbols (size²,); gives bits + price · squared steps.
 
     Coefficient after coefficient is the cheaper one of two magnitudes or zero; in the end the end is put where it is
-    cheapest. exact: all symbols are the coefficients themselves.
+    cheapest.
     """
+    k: Any
+    chosen: Any
     size, type_ = unit.kinds[SIZE], unit.kinds[TYPE]
     places = mixer.places
     count = size * size
-    significant = np.int64(0)  # beyond it nothing comes near a step
+    significant: Any = np.int64(0)  # beyond it nothing comes near a step
     error_after = 0.0
     for k in range(count):
         magnitude = abs(coefficients[scan[k]])
@@ -41,19 +45,17 @@ def choose_symbols(mixer, unit, scan, diagonals, coefficients, step, exact, cost
             significant = k + 1
     for k in range(count):
         symbols[k] = 0
-    if not exact:
-        for k in range(significant, count):
-            ratio = coefficients[scan[k]] / step
-            error_after += PRICE * ratio * ratio
+    for k in range(significant, count):
+        ratio = coefficients[scan[k]] / step
+        error_after += PRICE * ratio * ratio
     spent, run, last, lately, before = np.int64(0), np.int64(0), np.int64(0), np.int64(0), np.int64(0)
     current = np.int64(-1)
     total = 0.0  # of what is coded so far
     best, best_end = 1e30, np.int64(0)
     zeroed = 0.0  # what all before would cost if nothing of it was kept: for the truncation
-    if not exact:
-        for k in range(significant):
-            ratio = coefficients[scan[k]] / step
-            zeroed += PRICE * ratio * ratio
+    for k in range(significant):
+        ratio = coefficients[scan[k]] / step
+        zeroed += PRICE * ratio * ratio
     k = np.int64(0)
     while True:
         diagonal = diagonals[k] if k < count else np.int64(15)
@@ -67,7 +69,7 @@ def choose_symbols(mixer, unit, scan, diagonals, coefficients, step, exact, cost
             before, lately = lately, np.int64(0)
             ends = chance(mixer, 6, first_set(END, type_, diagonal), second_set(END, rest))
             here = total + costs[ends >> 4] + zeroed + error_after
-            if here < best and (not exact or k >= significant):
+            if here < best:
                 best, best_end = here, k
             if k >= significant:
                 break
@@ -78,8 +80,6 @@ def choose_symbols(mixer, unit, scan, diagonals, coefficients, step, exact, cost
         around, local = magnitude_contexts(places, unit, symbols, at, spent, run, last)
         lower = magnitude // step
         upper = lower + 1
-        if exact:
-            upper = lower
         chosen, bits = np.int64(0), 0.0
         chosen_cost = 1e30
         stage = np.int64(0)
@@ -91,25 +91,22 @@ def choose_symbols(mixer, unit, scan, diagonals, coefficients, step, exact, cost
                 if stage == 0 or stage >= lower:
                     off = ratio - stage
                     here = bits + costs[(65536 - more) >> 4] + (1.0 if stage else 0.0) + PRICE * off * off
-                    if exact:
-                        here = bits + costs[(65536 - more) >> 4] + (1.0 if stage else 0.0) if stage == lower else 1e30
                     if here < chosen_cost:
                         chosen_cost, chosen = here, stage
-                if stage == 0 and 2 * magnitude < step and not exact:
+                if stage == 0 and 2 * magnitude < step:
                     break
                 bits += costs[more >> 4]
                 stage += 1
             else:
                 # Beyond the single steps about what Exp-Golomb takes.
                 for candidate in range(max(lower, STAGES), upper + 1):
-                    off = 0.0 if exact else ratio - candidate
+                    off = ratio - candidate
                     here = bits + 2.0 + 2.0 * np.log2(candidate - STAGES + 1.0) + PRICE * off * off
                     if here < chosen_cost:
                         chosen_cost, chosen = here, np.int64(candidate)
                 break
         total += chosen_cost
-        if not exact:
-            zeroed -= PRICE * ratio * ratio
+        zeroed -= PRICE * ratio * ratio
         symbols[at] = -chosen if coefficients[at] < 0 else chosen
         run = np.int64(0) if chosen else run + 1
         spent += min(chosen, 15)

@@ -5,6 +5,7 @@ PLACEHOLDER
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
@@ -17,7 +18,6 @@ from codec.intra.start import learned_mixer, mode_matrices
 from codec.intra.transform_kernels import transform_tables
 
 Planes = tuple[NDArray[np.int32], NDArray[np.int32], NDArray[np.int32]]
-_FRACTION_BITS = 4
 _ROOM = 12  # intervals a luma sample, to begin with
 
 
@@ -44,37 +44,37 @@ def _prices() -> NDArray[np.float64]:
     return np.where(steps < 0.7, 7.5 * steps**2, 3.7 + 1.3 * np.log2(np.maximum(steps, 0.7) / 0.7))
 
 
+@dataclass(frozen=True)
+class IntraSettings:
+    """How an intra frame is coded. qp: 0..62. steps: (QPs, 2) int64, luma's and chroma's in 16ths of a sample value.
+
+    activity: how far steps follow the contrast around, in 16ths; 0 for equal steps.
+    """
+
+    qp: int
+    steps: NDArray[np.int64]
+    activity: int = 0
+
+
 def code_planes(
-    source: Planes, out: Planes, given: tuple[Any, ...], qp: int, steps: tuple[int, int], mixer: Mixer,
+    source: Planes,
+    out: Planes,
+    given: tuple[Any, ...],
+    settings: IntraSettings,
+    mixer: Mixer,
     modes: tuple[NDArray[np.int16], NDArray[np.int16]],
-) -> int:  # fmt: skip
-    """Run `code_intra_frame`; gives the number of intervals. The mixer goes on learning."""
+) -> int:
+    """Run `code_intra_frame`, which see; gives the number of intervals. The mixer goes on learning."""
     from codec.intra.frame_kernels import code_intra_frame
 
-    fraction = 0 if steps == (1, 1) else _FRACTION_BITS
-    whole = np.int64(steps[0]), np.int64(steps[1])
-    return int(
-        code_intra_frame(
-            source,
-            out,
-            given,
-            mixer.parts(),
-            whole,
-            np.int64(fraction),
-            np.int64(qp >> 3),
-            scans(),
-            modes,
-            transform_tables(),
-            _costs(),
-            _prices(),
-        )  # fmt: skip
-    )
+    numbers = settings.steps, np.int64(settings.qp), np.int64(settings.activity)
+    learned = scans(), modes, transform_tables(), _costs(), _prices()
+    return int(code_intra_frame(source, out, given, mixer.parts(), *numbers, *learned))
 
 
-def encode_intra(planes: Planes, qp: int, steps: tuple[int, int]) -> tuple[NDArray[np.uint32], Planes]:
+def encode_intra(planes: Planes, settings: IntraSettings) -> tuple[NDArray[np.uint32], Planes]:
     """Code Y (H, W), U, V (H/2, W/2) int32 samples 0..255, H and W multiples of 8.
 
-    qp: 0..63. steps: luma's and chroma's in 16ths of a sample value; (1, 1) stands for whole values without loss.
     Gives the intervals for `SymbolEncoder.encode_intervals`, and the planes as a decoder will have them.
     """
     out = (np.zeros_like(planes[0]), np.zeros_like(planes[1]), np.zeros_like(planes[2]))
@@ -82,18 +82,20 @@ def encode_intra(planes: Planes, qp: int, steps: tuple[int, int]) -> tuple[NDArr
     while True:
         intervals = np.empty(room, np.uint32)
         given = (False, intervals, np.zeros(0, np.uint16), np.zeros(2, np.uint64))
-        used = code_planes(planes, out, given, qp, steps, learned_mixer(), mode_matrices())
+        used = code_planes(planes, out, given, settings, learned_mixer(), mode_matrices())
         if used <= room:
             return intervals[:used].copy(), out
         room = used
 
 
-def decode_intra(coder: SymbolDecoder, height: int, width: int, qp: int, steps: tuple[int, int]) -> Planes:
+def decode_intra(coder: SymbolDecoder, height: int, width: int, settings: IntraSettings) -> Planes:
     """The planes that `encode_intra` gave, from a packet. Any bytes at all give some picture."""
     half = height // 2, width // 2
     out = (np.zeros((height, width), np.int32), np.zeros(half, np.int32), np.zeros(half, np.int32))
     none = np.zeros(0, np.uint32)
-    coder.run(lambda words, state: code_planes(
-        out, out, (True, none, words, state), qp, steps, learned_mixer(), mode_matrices()
-    ))  # fmt: skip
+
+    def run(words: NDArray[np.uint16], state: NDArray[np.uint64]) -> int:
+        return code_planes(out, out, (True, none, words, state), settings, learned_mixer(), mode_matrices())
+
+    coder.run(run)
     return out

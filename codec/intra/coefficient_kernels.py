@@ -214,7 +214,7 @@ def code_symbols(coder, mixer, unit, scan, diagonals, symbols):  # type: ignore[
                 break
         magnitude = abs(symbols[at])
         around, local = magnitude_contexts(places, unit, symbols, at, spent, run, last)
-        found = np.int64(0)
+        found: Any = np.int64(0)
         while found < STAGES:
             to_stage(places, found)
             first, second = first_set(found, type_, diagonal), second_set(found, (around + local) >> 1)

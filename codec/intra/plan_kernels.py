@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 from numba import njit
 
 from codec.bit_mixing import chance
 from codec.intra.block_kernels import (
     CHROMA_TREE,
+    FRACTION_BITS,
     FROM_LUMA,
     MODES,
     UNTOLD,
@@ -57,7 +60,7 @@ def _residual(source, top, left, size, predicted, tools):  # type: ignore[no-unt
     block = tools.block
     for y in range(size):
         for x in range(size):
-            block[y * size + x] = np.int64(source[top + y, left + x] - predicted[y * size + x]) << tools.fraction
+            block[y * size + x] = np.int64(source[top + y, left + x] - predicted[y * size + x]) << FRACTION_BITS
     forward_block(block, size, tools.tables)
 
 
@@ -76,7 +79,7 @@ def _estimate(source, top, left, size, predicted, tools):  # type: ignore[no-unt
                 a[i], a[i + width] = one + other, one - other
         width *= 2
     total = 0.0
-    scale = 16.0 * (1 << tools.fraction) / (tools.step * size)
+    scale = 16.0 * (1 << FRACTION_BITS) / (tools.step[0] * size)
     for i in range(count):
         total += tools.prices[min(int(abs(a[i]) * scale), 4095)]
     return total
@@ -99,7 +102,7 @@ def _cheapest(estimates, count, chosen):  # type: ignore[no-untyped-def]
 @njit
 def _choose(mixer, tools, scan):  # type: ignore[no-untyped-def]
     return choose_symbols(
-        mixer, tools.unit, tools.scans[scan], tools.scans[scan + 1], tools.block, tools.step, tools.exact, tools.costs,
+        mixer, tools.unit, tools.scans[scan], tools.scans[scan + 1], tools.block, tools.step[0], tools.costs,
         tools.found,
     )  # fmt: skip
 
@@ -107,6 +110,7 @@ def _choose(mixer, tools, scan):  # type: ignore[no-untyped-def]
 @njit
 def plan_luma(source, out, mixer, store, tools, by, bx):  # type: ignore[no-untyped-def]
     """Choose a luma block's split, modes and symbols; they are left in the store. Samples of out are scribbled on."""
+    mode: Any
     luma, modes, band = store.luma, store.modes, tools.band
     predictions, bits, estimates = np.empty((MODES, 64), np.int64), np.empty(33), np.empty(33)
     chosen, best = np.empty(_TRIED, np.int64), np.zeros(64, np.int64)
@@ -168,6 +172,7 @@ def plan_luma(source, out, mixer, store, tools, by, bx):  # type: ignore[no-unty
 @njit
 def plan_chroma(source, out, mixer, store, tools, by, bx):  # type: ignore[no-untyped-def]
     """The same for a block's U and V, which share a mode. Luma's samples must be those that the decoder has."""
+    mode: Any
     chroma = store.chroma
     predictions, bits, estimates = np.empty((MODES + 1, 2, 16), np.int64), np.empty(33), np.empty(33)
     chosen, best = np.empty(_TRIED, np.int64), np.zeros((2, 16), np.int64)

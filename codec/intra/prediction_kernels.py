@@ -1,10 +1,12 @@
 """What the decoded samples around a block say it looks like: contexts, learned modes, luma's shape for chroma.
 
-A block's *context* are the decoded samples above and to the left of it, two deep (`codec.intra.modes` has the list);
+A block's *context* are the decoded samples above and to the left of it, two deep (`fill_context` has the list);
 beyond the picture's edge, and where nothing is decoded yet, the nearest one that is there, or 128.
 """
 
 from __future__ import annotations
+
+from typing import Any
 
 import numpy as np
 from numba import njit
@@ -92,7 +94,7 @@ def predict_from_luma(luma, chroma, top, left, out):  # type: ignore[no-untyped-
         out[:16] = 128
         return
     spread = n * sum_xx - sum_x * sum_x
-    slope = (64 * (n * sum_xy - sum_x * sum_y)) // (spread + 16) if spread > 0 else np.int64(0)
+    slope: Any = (64 * (n * sum_xy - sum_x * sum_y)) // (spread + 16) if spread > 0 else np.int64(0)
     slope = min(max(slope, -256), 256)
     for i in range(4):
         for j in range(4):
