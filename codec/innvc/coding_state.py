@@ -49,6 +49,7 @@ class CodingState:
         self.trim = self.no_trim()
         self.adaptive: AdaptiveTables | None = None
         self.mixing: SymbolMixing | None = None
+        self.first_mixer = start_mixer  # what learning begins with
         self.samples = SampleModel()  # of frames without loss
         self.after_intra = False
         self.field: Field = self.empty_field()
@@ -192,7 +193,7 @@ class CodingState:
         """What an inter frame's coefficients are coded with; it learns from frame to frame."""
         if self.adaptive is None or self.mixing is None:
             self.adaptive = AdaptiveTables(self.codec.tables.tables())
-            self.mixing = SymbolMixing(self.h, self.w, start_mixer())
+            self.mixing = SymbolMixing(self.h, self.w, self.first_mixer())
         return self.mixing, FrameTables(self.codec.tables, self.adaptive)
 
     def field_layout(self, qp: int, slices: int) -> list[tuple[tuple[int, ...], NDArray[np.int64]]]:

@@ -50,10 +50,10 @@ REACH = 32  # luma samples of the coarse motion search
 
 @torch.no_grad()
 def encode_frames(
-    codec: InnVC, frames: Iterable[Frame], fmt: VideoFormat, options: EncodeOptions
+    codec: InnVC, frames: Iterable[Frame], fmt: VideoFormat, options: EncodeOptions, state: CodingState | None = None
 ) -> Iterator[CodedFrame]:
-    """See `Codec.encode_frames`."""
-    state, moved = CodingState(codec, fmt), None
+    """See `Codec.encode_frames`. state: one to begin with, in the place of a new one."""
+    state, moved = state or CodingState(codec, fmt), None
     for segment, intra_start in _segments(frames, codec.config.segment_frames, options.intra_period):
         plan: _Plan | None = None
         for number, frame in enumerate(segment):
@@ -226,6 +226,8 @@ def _intra_start(
     intervals, coded = encode_intra((whole[0], *np.ascontiguousarray(whole[1])), state.intra_settings(qp))
     plan: _Plan | None = None
     best: tuple[float, _Start] | None = None
+    if not proposed:
+        following = None
     for sent in range(len(proposed) if following is not None else 0, -1, -1):
         trial, coder = state.fork(), SymbolEncoder()
         send_changes(coder, changes_of(state.codec), state.codec.lossless_tables)

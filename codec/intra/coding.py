@@ -1,6 +1,28 @@
 """Intra frames to bits and back, block by block, in whole numbers.
 
-PLACEHOLDER
+Blocks of 8x8 luma samples and the 4x4 of U and of V at their place come row by row. Every bit has its chance from
+contexts that vote (`codec.bit_mixing`); they begin as training left them (`codec.intra.start`) and learn. A block's
+syntax, with what each bit's contexts see:
+
+1. is luma split in 4x4 quarters? (left and upper block's splits, how busy both are, the QP)
+2. luma, whole or quarter by quarter: the mode, 5 bits (left and upper mode); its symbols; then its samples are rebuilt,
+   and the next quarter is predicted from them
+3. chroma: is it predicted from luma, or else by which mode? (left block's chroma mode, luma's mode)
+4. U's symbols, V's symbols
+
+A mode is a learned matrix that makes a prediction of the samples around (`codec.intra.prediction_kernels`). What is
+left is transformed (`codec.lifting`) and divided by the step; the quotients are the symbols, coded by diagonals:
+
+- before each diagonal: does the block end here? (what left and upper block have from this diagonal on, and where they
+  end; what the block has so far, and in the last two diagonals; the mode)
+- a symbol's magnitude: above 0, above 1 … above 5? The rest by Exp-Golomb. (the same frequency in the blocks around;
+  next higher ones, or for chroma luma's and U's; its neighbours in the block; the symbols before; the mode; the QP)
+- a sign, where it is not zero (of the same frequency in left and upper block, of its neighbours, of luma or U; the
+  mode)
+
+Where the model says so, a block's step follows the contrast of the decoded blocks next to it
+(`codec.intra.frame_kernels`). docs/brl.md has all of it to the last digit. The encoder picks modes and symbols by what
+they cost with the chances as they stand, and by the squared error (`codec.intra.plan_kernels`).
 """
 
 from __future__ import annotations
