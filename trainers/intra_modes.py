@@ -147,13 +147,9 @@ def learn_modes(blocks: Blocks, rounds: int, draw: np.random.Generator, progress
         best, plain = costs.min(0).mean(), costs[0].mean()
         progress(f"modes {blocks.size}x{blocks.size}: round {number + 1} of {rounds}, {best:.2f} beside {plain:.2f}")
         for mode in range(MODES):
-            own, begin = chosen == mode, mode
-            if taken[mode] < _FEWEST_TAKEN:  # hardly any use: make it one half of the mode of most use
-                begin = int(taken.argmax())
-                own = chosen == begin
-                own &= costs[begin] > np.median(costs[begin][own])
-            if own.sum() >= _FEWEST_TAKEN:
-                modes[mode] = _fitted(modes[begin], blocks.contexts[own], blocks.samples[own], steps[own])
+            own = chosen == mode
+            if taken[mode] >= _FEWEST_TAKEN:
+                modes[mode] = _fitted(modes[mode], blocks.contexts[own], blocks.samples[own], steps[own])
     return np.clip(np.rint(modes * UNITS), -32768, 32767).astype(np.int16)
 
 

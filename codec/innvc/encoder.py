@@ -91,10 +91,13 @@ def _depending(period: int, segment: int, codec: InnVC) -> int | None:
 
 
 def intra_boost(most: int, frames: int | None) -> int:
-    """QPs that an intra frame is finer by: the more frames live on its detail, the more it is worth."""
+    """QPs that an intra frame is finer by: the more frames live on its detail, the more it is worth.
+
+    Measured: about 7 of 14 for 21 to 30 frames, all of it for 80.
+    """
     if frames is None or frames >= _LONG_CHAIN:
         return most
-    return round(most * math.log2(frames) / math.log2(_LONG_CHAIN))
+    return round(most * (math.log2(frames) / math.log2(_LONG_CHAIN)) ** 2.5)
 
 
 def _segments(frames: Iterable[Frame], length: int, period: int) -> Iterator[tuple[list[Frame], bool]]:

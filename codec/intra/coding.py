@@ -99,6 +99,9 @@ def encode_intra(planes: Planes, settings: IntraSettings) -> tuple[NDArray[np.ui
 
     Gives the intervals for `SymbolEncoder.encode_intervals`, and the planes as a decoder will have them.
     """
+    # Another layout would have the kernel compiled anew.
+    source = tuple(np.ascontiguousarray(plane, np.int32) for plane in planes)
+    planes = source[0], source[1], source[2]
     out = (np.zeros_like(planes[0]), np.zeros_like(planes[1]), np.zeros_like(planes[2]))
     room = _ROOM * planes[0].size
     while True:

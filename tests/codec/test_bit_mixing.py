@@ -14,7 +14,7 @@ from codec.bit_mixing import LEAST, MOST_VOTES, Mixer, chance, learn, squash_tab
 def _mixer(contexts: int = 4, sets: int = 2) -> Mixer:
     weights = np.zeros((sets, MOST_VOTES))
     weights[:, :2] = 0.3
-    return Mixer(contexts, weights)
+    return Mixer(contexts, weights, (0.03, 0.006))
 
 
 def _code(mixer: Mixer, bits: list[tuple[int, tuple[int, ...]]]) -> list[float]:
@@ -97,6 +97,31 @@ def test_a_copy_learns_by_itself() -> None:
     for array, before in zip((mixer.chances, mixer.seen, mixer.weights, mixer.steps), kept, strict=True):
         assert np.array_equal(array, before)
     assert _code(mixer, bits) == spent  # and it was a copy of all there is
+
+
+def test_a_given_chance_votes() -> None:
+    """The same beginning, told more or less: what is said counts by its weight, and the weight is learned."""
+    mixer = _mixer()
+    mixer.weights[:, 2 + 1] = 1 << 16
+    parts = mixer.parts()
+    found = [int(chance(parts, 2, 0, 1, given)) for given in (200, 9000, 32768, 50000, 65300)]
+    assert found == sorted(found)
+    for one, given in zip(found, (200, 9000, 32768, 50000, 65300), strict=True):
+        assert abs(one - given) < 100
+    chance(parts, 2, 0, 1, 60000)
+    learn(parts, 2, 0, 1, 1)
+    assert (mixer.weights[:, 3] > 1 << 16).all()
+
+
+def test_slower_rates_move_less() -> None:
+    moved = []
+    for rates in ((0.03, 0.006), (0.005, 0.0015)):
+        weights = np.full((2, MOST_VOTES), 0.3)
+        mixer = Mixer(4, weights, rates)
+        before = mixer.weights.copy()
+        _code(mixer, [(1, (0, 1))] * 50)
+        moved.append(int(abs(mixer.weights - before).max()))
+    assert moved[0] > 3 * moved[1] > 0
 
 
 def test_contexts_that_have_seen_nothing_do_not_vote() -> None:
