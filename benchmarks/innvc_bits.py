@@ -8,6 +8,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -15,19 +16,23 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from codec.atomic_files import write_json_atomically
 from codec.container import END
-from codec.count_tables import COUNT_BITS, Tables, escape_order
+from codec.count_tables import Tables
+from codec.entropy_coding import SymbolDecoder
+from codec.innvc.symbol_mixing import Half
 
 CARRYING = 0.99  # of the coefficients' bits
 
 
 @dataclass
 class Bits:
-    """Bits of some frames. channels: of the coefficients, by place in order of importance. other: what is left of the
-    payload, which in P frames are the vectors."""
+    """Bits of some frames. channels: of inter coefficients, by place in order of importance. other: what is left of the
+    payload: vectors in P frames, nearly all of it in intra frames."""
 
     frames: int = 0
     payload: float = 0.0
@@ -70,8 +75,6 @@ def stream_bits(model: str, stream: Path, kept: Path, frames: int | None = None)
     key = hashlib.sha256(stream.read_bytes() + str(frames).encode()).hexdigest()
     if kept.is_file() and (stored := json.loads(kept.read_text()))["key"] == key:
         return {kind: Bits.from_json(bits) for kind, bits in stored["bits"].items()}
-    import torch
-
     from codec.api import load_codec
     from codec.stream_reader import StreamReader
 
@@ -92,70 +95,59 @@ def stream_bits(model: str, stream: Path, kept: Path, frames: int | None = None)
 
 
 class _Watched:
-    """What the decoder has taken since `clear`: symbols of coefficients by channel, and all others, the field's."""
+    """What the decoder has taken since `clear`: symbols of inter coefficients by channel, and the field's."""
 
     def __init__(self) -> None:
-        self.places: Any = None  # which coefficients are being asked for
         self.clear()
 
     def clear(self) -> None:
         self.field = 0.0
         self.channels: dict[int, float] = {}
 
-    def add(self, bits: NDArray[np.float64]) -> None:
-        if self.places is None:
-            self.field += float(bits.sum())
-            return
-        start, stop = self.places.start, self.places.stop
-        for channel, part in zip(range(start, stop), bits.reshape(stop - start, -1).sum(1), strict=True):
-            self.channels[channel] = self.channels.get(channel, 0.0) + float(part)
+
+def _left(coder: SymbolDecoder) -> float:
+    """Bits that are still to come: what the coder's state holds, and the words that it has not taken yet."""
+    state, place = (int(part) for part in coder._state)
+    return math.log2(max(state, 1)) + 16.0 * (len(coder._words) - place)
 
 
 @contextmanager
 def _watching() -> Iterator[_Watched]:
     """Have the decoder of this process tell what it takes."""
-    from codec.entropy_coding import SymbolDecoder
-    from codec.innvc.frame_coding import Decoding, Places
+    from codec.innvc.symbol_mixing import SymbolMixing
 
     watched = _Watched()
-    exchange, decode, decode_uniform = Decoding.exchange, SymbolDecoder.decode, SymbolDecoder.decode_uniform
+    symbols, decode, decode_uniform = SymbolMixing.decode, SymbolDecoder.decode, SymbolDecoder.decode_uniform
 
-    def watched_exchange(self: Decoding, *given: Any, **named: Any) -> Any:
-        watched.places = next(part for part in (*given, *named.values()) if isinstance(part, Places))
-        try:
-            return exchange(self, *given, **named)
-        finally:
-            watched.places = None
+    def watched_symbols(self: SymbolMixing, coder: SymbolDecoder, half: Half, tables: Tables) -> Tensor:
+        # Symbols come channel by channel, so that one channel at a time is the same code.
+        found = []
+        for row in range(len(half.flat)):
+            one = slice(row, row + 1)
+            part = dataclasses.replace(
+                half, start=half.start + row, flat=half.flat[one], index=half.index[one], numbers=half.numbers[one],
+                means=half.means[one],
+            )  # fmt: skip
+            before = _left(coder)
+            found.append(symbols(self, coder, part, tables))
+            taken = before - _left(coder)
+            watched.channels[part.start] = watched.channels.get(part.start, 0.0) + taken
+        return torch.cat(found)
 
     def watched_decode(self: SymbolDecoder, numbers: NDArray[np.int64], tables: Tables) -> NDArray[np.int32]:
-        symbols = decode(self, numbers, tables)
-        watched.add(symbol_bits(symbols, numbers, tables))
-        return symbols
+        before = _left(self)
+        found = decode(self, numbers, tables)
+        watched.field += before - _left(self)
+        return found
 
     def watched_uniform(self: SymbolDecoder, size: int) -> int:
         watched.field += float(np.log2(size))
         return decode_uniform(self, size)
 
-    Decoding.exchange = watched_exchange  # type: ignore[method-assign]
+    SymbolMixing.decode = watched_symbols  # type: ignore[method-assign]
     SymbolDecoder.decode, SymbolDecoder.decode_uniform = watched_decode, watched_uniform  # type: ignore[method-assign]
     try:
         yield watched
     finally:
-        Decoding.exchange = exchange  # type: ignore[method-assign]
+        SymbolMixing.decode = symbols  # type: ignore[method-assign]
         SymbolDecoder.decode, SymbolDecoder.decode_uniform = decode, decode_uniform  # type: ignore[method-assign]
-
-
-def symbol_bits(symbols: NDArray[np.int32], numbers: NDArray[np.int64], tables: Tables) -> NDArray[np.float64]:
-    """What the coder charges for each symbol (n,) with the tables of `numbers` (n,): see `codec.entropy_coding`."""
-    coded = numbers > 0
-    number, magnitude = numbers[coded], np.abs(symbols[coded].astype(np.int64))
-    reach = tables.reaches[number]
-    beyond = magnitude - reach - 1
-    entry = np.where(beyond >= 0, 2 * reach + 1, 2 * magnitude - (symbols[coded] > 0))
-    bits = COUNT_BITS - np.log2(tables.entries[tables.starts[number] + entry] >> COUNT_BITS)
-    for place in np.flatnonzero(beyond >= 0):
-        order = escape_order(int(reach[place]))
-        bits[place] += 2 + order + 2 * (((int(beyond[place]) + (1 << order)).bit_length() - 1) - order)
-    charged = np.zeros(len(numbers))
-    charged[coded] = bits
-    return charged

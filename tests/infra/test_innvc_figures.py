@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 
-from benchmarks.innvc_bits import symbol_bits
+from benchmarks.innvc_bits import stream_bits
 from benchmarks.innvc_figures import WANTED_DB, choose_qps
-from codec.distributions import ScaleTables
-from codec.entropy_coding import SymbolEncoder
+from codec.api import load_codec
+from codec.builtin import builtin_models
+from codec.frames import Frame, VideoFormat
+from codec.streams import EncodeOptions
 
 
 def test_every_range_gets_its_points() -> None:
@@ -25,13 +29,18 @@ def test_every_range_gets_its_points() -> None:
             assert sum(low <= db <= high for db in quality) >= 4
 
 
-def test_symbols_are_charged_what_the_coder_takes() -> None:
-    tables = ScaleTables("laplace", 7.5)
-    generator = np.random.default_rng(1)
-    numbers = generator.integers(0, 64, 20_000)
-    symbols = np.where(numbers > 0, np.rint(generator.laplace(size=20_000) * 0.2 * numbers), 0).astype(np.int32)
-    coder = SymbolEncoder()
-    coder.encode(symbols, numbers, tables.tables())
-    charged = symbol_bits(symbols, numbers, tables.tables())
-    assert charged[numbers == 0].sum() == 0
-    assert abs(charged.sum() / (8 * len(coder.finish())) - 1) < 0.001
+def test_bits_of_a_stream_add_up(tmp_path: Path) -> None:
+    draw = np.random.default_rng(1)
+    picture = draw.integers(0, 256, (64, 64), np.uint8)
+    chroma = picture[::2, ::2].copy()
+    noise = (draw.integers(0, 24, (64, 64), np.uint8) for _ in range(3))
+    frames = [Frame(picture, chroma, chroma), *(Frame(picture // 2 + n, chroma, chroma) for n in noise)]
+    with (tmp_path / "a.brl").open("wb") as sink:
+        load_codec(builtin_models()["innvc-small"]).encode(frames, VideoFormat(64, 64), sink, EncodeOptions(30))
+    found = stream_bits(str(builtin_models()["innvc-small"]), tmp_path / "a.brl", tmp_path / "bits.json")
+    assert (found["I"].frames, found["P"].frames) == (1, 3)
+    assert not found["I"].channels
+    inter = found["P"]
+    assert inter.payload > 1000
+    assert 0.8 * inter.payload < sum(inter.channels.values()) + inter.field < inter.payload + 8 * 3
+    assert stream_bits(str(builtin_models()["innvc-small"]), tmp_path / "a.brl", tmp_path / "bits.json") == found
