@@ -6,7 +6,7 @@ else, add the votes up; what they say is averaged and turned back into a chance 
 contexts' chances move towards it, and each set moves its weights by what it was wrong by itself. That is logistic
 mixing as data compressors of the PAQ family have it; both sides do the same with the same whole numbers.
 
-A `Mixer` holds it all; kernels get its `parts` and call `chance` and then, where the bit is coded, `learn`.
+A `Mixer` holds it all; kernels get its `parts` and call `mixed_bit`, or `chance` alone to see what a bit would cost.
 """
 
 from __future__ import annotations
@@ -22,12 +22,14 @@ from numba import njit
 from numpy.typing import NDArray
 
 from codec.errors import BitreelError
+from codec.rans import chance_bit
 
 MOST_VOTES = 16  # of contexts, bias and a given chance together
 LEAST = 32  # 65536ths: no bit is rarer
 _UNIT = 256  # of logarithms of odds
 _LIMIT = 2047  # of logarithms of odds, either way
 _WEIGHT = 1 << 16  # a weight of one
+_LARGEST_WEIGHT = 1 << 22
 _MOST_SEEN = 250  # bits that a chance rests on at most; so it forgets
 _RATE_FALLS = 64  # bits in which the weights' learning slows down to about half
 _START_SEEN, _START_STEPS = 40, 200
@@ -165,10 +167,10 @@ def chance(mixer, count, first, second, given=32768):  # type: ignore[no-untyped
     votes[count + 1] = vote
     one += weights[first, count + 1] * vote
     other += weights[second, count + 1] * vote
-    one = min(max(one >> 16, -2047), 2047)
-    other = min(max(other >> 16, -2047), 2047)
-    votes[16] = squash[one + 2048]
-    votes[17] = squash[other + 2048]
+    one = min(max(one >> 16, -_LIMIT), _LIMIT)
+    other = min(max(other >> 16, -_LIMIT), _LIMIT)
+    votes[MOST_VOTES] = squash[one + 2048]
+    votes[MOST_VOTES + 1] = squash[other + 2048]
     return np.int64(squash[((one + other) >> 1) + 2048])
 
 
@@ -179,20 +181,28 @@ def learn(mixer, count, first, second, bit):  # type: ignore[no-untyped-def]
         mixer.chances, mixer.seen, mixer.weights, mixer.steps, mixer.votes, mixer.rates,
     )  # fmt: skip
     target = np.int64(65536) if bit else np.int64(0)
-    wrong, wronger = target - votes[16], target - votes[17]
+    wrong, wronger = target - votes[MOST_VOTES], target - votes[MOST_VOTES + 1]
     wrong *= rates[min(steps[first], 1023)]
     wronger *= rates[min(steps[second], 1023)]
     steps[first] += 1
     steps[second] += 1
     for i in range(count + 2):
         moved = weights[first, i] + ((votes[i] * wrong + (1 << 21)) >> 22)
-        weights[first, i] = min(max(moved, -(1 << 22)), 1 << 22)
+        weights[first, i] = min(max(moved, -_LARGEST_WEIGHT), _LARGEST_WEIGHT)
         moved = weights[second, i] + ((votes[i] * wronger + (1 << 21)) >> 22)
-        weights[second, i] = min(max(moved, -(1 << 22)), 1 << 22)
+        weights[second, i] = min(max(moved, -_LARGEST_WEIGHT), _LARGEST_WEIGHT)
     for i in range(count):
         place = mixer.places[i]
         known = seen[place]
         moved = chances[place] + (((target - chances[place]) * mixer.shares[known]) >> 16)
-        chances[place] = min(max(moved, 32), 65504)
-        if known < 250:
+        chances[place] = min(max(moved, LEAST), 65536 - LEAST)
+        if known < _MOST_SEEN:
             seen[place] = known + 1
+
+
+@njit
+def mixed_bit(coder, mixer, count, first, second, wanted, given=32768):  # type: ignore[no-untyped-def]
+    """Code a bit, or find it, with the chance that `chance` gives; the mixer learns. coder: see `codec.rans`."""
+    one = chance_bit(coder, chance(mixer, count, first, second, given), wanted)
+    learn(mixer, count, first, second, one)
+    return one

@@ -8,7 +8,7 @@ from __future__ import annotations
 import numpy as np
 from numba import boolean, int64, njit, uint8, uint16, uint32, uint64
 
-from codec.rans import compiled, even_bits, note, read_only, refill
+from codec.rans import chance_bit, compiled, even_bits, read_only
 
 TOO_FAR = -1  # what the kernel returns instead of a count
 _LARGEST_VECTOR = 1 << 14  # quarter samples; beyond it a stream is not sound
@@ -23,26 +23,16 @@ _MOVED, _NEIGHBOUR, _POWER, _SECOND, _SIGN = 3, 63, 123, 219, 220
 @njit
 def _bit(coder, wanted, context):  # type: ignore[no-untyped-def]
     """Code a bit, or find it, with its context's chance of a one; the chance learns from it."""
-    decoding, chances, seen, _, _, _, state = coder
+    _, chances, seen, _, _, _, _ = coder
     chance = chances[context]
-    rest = 65536 - chance
-    if decoding:
-        x = state[0]
-        slot = np.int64(x & np.uint64(0xFFFF))
-        one = slot >= rest
-        count, start = (chance, rest) if one else (rest, 0)
-        refill(coder, np.uint64(count) * (x >> np.uint64(16)) + np.uint64(slot - start))
-    else:
-        one = wanted != 0
-        count, start = (chance, rest) if one else (rest, 0)
-        note(coder, count, start)
+    one = chance_bit(coder, chance, wanted)
     weight = seen[context] + 2
     if one:
-        chances[context] = min(chance + rest // weight, 65536 - _LEAST)
+        chances[context] = min(chance + (65536 - chance) // weight, 65536 - _LEAST)
     else:
         chances[context] = max(chance - chance // weight, _LEAST)
     seen[context] = min(seen[context] + 1, _MOST_SEEN)
-    return np.int64(one)
+    return one
 
 
 @njit

@@ -26,6 +26,7 @@ _FLOOR = np.uint64(1 << 32)  # a state below it takes the next word
 _ROOM = np.uint64(32)  # a state of at least count << 32 spills a word first
 _TO_BUCKET = np.uint64(COUNT_BITS - BUCKET_BITS)
 _HALF = np.uint32(1 << 31)
+_njit: Any = numba.njit  # its types know few ways to call it
 
 
 def read_only(kind: Any) -> Any:
@@ -43,20 +44,40 @@ def _kernels_digest() -> str:
 
 
 def compiled(*signature: Any) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
-    """numba.njit for one signature (none: whatever it is first called with), cached on disk where any place for it can
-    be written."""
+    """numba.njit for one signature, or for the types of the first call's arguments where none is given.
+
+    Cached on disk where any place for it can be written; whatever ails the cache (no place, a full or damaged one),
+    the kernel is compiled anew in each process.
+    """
 
     def compile_kernel(kernel: Callable[..., Any]) -> Callable[..., Any]:
         kernel.__qualname__ += _kernels_digest()  # the cache's key
         options: dict[str, Any] = {"nogil": True, "error_model": "numpy"}
-        given = (signature,) if signature else ()
-        make: Any = numba.njit  # its types know no such call
+        if not signature:
+            return _compiled_at_first(kernel, options)
         try:
-            return make(*given, cache=True, **options)(kernel)
-        except Exception:  # whatever ails the cache (no place, a full or damaged one): compile anew in each process
-            return make(*given, **options)(kernel)
+            return _njit(signature, cache=True, **options)(kernel)
+        except Exception:
+            return _njit(signature, **options)(kernel)
 
     return compile_kernel
+
+
+def _compiled_at_first(kernel: Callable[..., Any], options: dict[str, Any]) -> Callable[..., Any]:
+    made: list[Callable[..., Any]] = []
+
+    def call(*arguments: Any) -> Any:
+        if not made:
+            types_given = tuple(numba.typeof(argument) for argument in arguments)
+            try:
+                found = _njit(cache=True, **options)(kernel)
+                found.compile(types_given)
+            except Exception:
+                found = _njit(**options)(kernel)
+            made.append(found)
+        return made[0](*arguments)
+
+    return call
 
 
 @compiled(read_only(int32), read_only(int64), read_only(int64))
@@ -245,6 +266,24 @@ def note(coder, count, start):  # type: ignore[no-untyped-def]
     if used[0] < len(intervals):
         intervals[used[0]] = np.uint32(count << 16 | start)
     used[0] += 1
+
+
+@njit
+def chance_bit(coder, one_chance, wanted):  # type: ignore[no-untyped-def]
+    """Code a bit, or find it, that is a one with this chance, in 65536ths: a zero's interval comes first."""
+    decoding, _, _, _, _, _, state = coder
+    rest = 65536 - one_chance
+    if not decoding:
+        one = wanted != 0
+        count, start = (one_chance, rest) if one else (rest, 0)
+        note(coder, count, start)
+        return np.int64(one)
+    x = state[0]
+    slot = np.int64(x & np.uint64(0xFFFF))
+    one = slot >= rest
+    count, start = (one_chance, rest) if one else (rest, 0)
+    refill(coder, np.uint64(count) * (x >> np.uint64(16)) + np.uint64(slot - start))
+    return np.int64(one)
 
 
 @njit

@@ -38,9 +38,7 @@ def block_qps(luma: Tensor, qp: Tensor, strength: int) -> Tensor:
     quarters = torch.bucketize(variance, _octaves(luma.device), right=True)
     # Four and a half QPs are an octave of variance, for nine are one of the step.
     offset = torch.div((quarters - _USUAL) * 9 * strength, 8 * STRENGTH_UNIT, rounding_mode="floor")
-    frame = qp.view(-1, 1, 1)
-    found = (frame - offset.clamp(-_MOST, _MOST)).clamp(0, LOSSLESS_QP - 1)
-    return torch.where(frame == LOSSLESS_QP, frame, found)
+    return (qp.view(-1, 1, 1) - offset.clamp(-_MOST, _MOST)).clamp(0, LOSSLESS_QP - 1)
 
 
 def _window(blocks: Tensor) -> Tensor:

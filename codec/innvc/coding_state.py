@@ -21,7 +21,7 @@ from codec.innvc.field import Field
 from codec.innvc.frame_coding import FrameContext, FrameTables, Quantizing, SymbolSource, code_coefficients
 from codec.innvc.layout import GROUP_SIZES
 from codec.innvc.prediction import Planes, Prediction, Reference, predict, renew
-from codec.innvc.quantization import fraction_bits, intra_steps, sample_step, whole_steps
+from codec.innvc.quantization import FRACTION_BITS, intra_steps, sample_step, whole_steps
 from codec.innvc.symbol_mixing import SymbolMixing, start_mixer
 from codec.intra.coding import IntraSettings
 from codec.intra.coding import Planes as IntraPlanes
@@ -82,11 +82,9 @@ class CodingState:
 
     @full_precision()
     def context(self, qp: int, intra: bool, prediction: Prediction, vectors: Tensor) -> FrameContext:
-        fraction = fraction_bits(qp)
-
         def transformed(planes: Planes, minus: Planes | None) -> Tensor:
             around = [p[0].int() - (128 if minus is None else minus[i][0].int()) for i, p in enumerate(planes)]
-            return to_order(forward_transform(around[0], around[1], fraction))
+            return to_order(forward_transform(around[0], around[1], FRACTION_BITS))
 
         base = transformed(prediction.base, None)
         guesses = None
@@ -120,7 +118,7 @@ class CodingState:
     def finish_frame(self, context: FrameContext, prediction: Prediction, source: SymbolSource) -> Frame:
         """Code an inter frame's coefficients, rebuild the frame and make it the next one's reference."""
         coefficients = self._walk(context, source)
-        residual = inverse_transform(from_order(coefficients), fraction_bits(context.qp))
+        residual = inverse_transform(from_order(coefficients), FRACTION_BITS)
         rebuilt = [(p[0].int() + r).clamp(0, 255) for p, r in zip(prediction.base, residual, strict=True)]
         return self._keep(context, prediction, rebuilt)
 
@@ -138,7 +136,7 @@ class CodingState:
         prediction = self.flat_prediction()
         vectors = torch.zeros(1, 2, self.h, self.w, dtype=torch.int64, device=self.device)
         context = self.context(qp, True, prediction, vectors)
-        target = to_order(forward_transform(rebuilt[0] - 128, rebuilt[1] - 128, fraction_bits(qp)))
+        target = to_order(forward_transform(rebuilt[0] - 128, rebuilt[1] - 128, FRACTION_BITS))
         tables = FrameTables(self.codec.tables, None)
         self._walk(context, Quantizing(tables, target, whole_steps(context.qps)))
         self.adaptive = self.mixing = None  # both begin anew

@@ -27,9 +27,9 @@ from codec.innvc.frame_coding import Encoding
 from codec.innvc.lossless import encode_lossless
 from codec.innvc.prediction import Planes, Prediction
 from codec.innvc.quantization import (
+    FRACTION_BITS,
     LOSSLESS_QP,
     channel_step_sizes,
-    fraction_bits,
     frame_qp,
     step_size,
     whole_steps,
@@ -180,7 +180,7 @@ def _plan_frame(state: CodingState, planes: Planes, qp: int, before: _Plan | Non
     motion = search_motion(planes[0], state.reference.last[0], step, REACH, candidates)
     prediction = state.moved(motion.vectors)
     difference = [(x - p)[0].int() for x, p in zip(planes, prediction.base, strict=True)]
-    target = to_order(forward_transform(difference[0], difference[1], fraction_bits(qp)))
+    target = to_order(forward_transform(difference[0], difference[1], FRACTION_BITS))
     return _Plan(planes, qp, motion, prediction, target)
 
 

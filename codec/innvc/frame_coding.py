@@ -26,7 +26,7 @@ from codec.innvc.context import (
 )
 from codec.innvc.layout import GROUP_SIZES, GROUP_STARTS, dc_pyramid, live_channels
 from codec.innvc.prior import TOLD_GUESSES, PriorNetwork, whole_index
-from codec.innvc.quantization import LOSSLESS_QP, whole_steps
+from codec.innvc.quantization import whole_steps
 from codec.innvc.symbol_mixing import Half, SymbolMixing
 
 _LARGEST_COEFFICIENT = 1 << 16  # far above any real one, whatever a stream claims
@@ -197,9 +197,7 @@ class _Walk:
         if context.state is not None:
             inputs.append(context.state)
         self.features = prior.begin(torch.cat(inputs, dim=1), self.kind, self.qp)
-        self.lossless = context.qp == LOSSLESS_QP
-        self.lowest = 1 if self.lossless else 0
-        self.live = _CHANNELS if self.lossless else live_channels(live_fraction, context.qp)
+        self.live = live_channels(live_fraction, context.qp)
         self.coefficients = torch.zeros(_CHANNELS, self.h, self.w, dtype=torch.int32, device=self.device)
         self.beside = torch.zeros(0)
         self.trim = context.trim.clone()
@@ -224,7 +222,7 @@ class _Walk:
 
     def _code_map(self, group: int, symbols: Tensor) -> None:
         size, start = GROUP_SIZES[group], GROUP_STARTS[group]
-        predicted, fraction = self._means(group)
+        predicted = self._means(group)
         base = self.prior.group_base(group, self.kind, self.context.qps[None])
         base = base + self.context.trim[start : start + size].float()[None, :, None, None]
         parts: tuple[Tensor, ...] = (torch.arange(self.h * self.w, device=self.device).expand(size, -1),)
@@ -236,10 +234,10 @@ class _Walk:
                 known = log_magnitude(symbols.view(1, size, self.h, self.w))
                 features = self.prior.second_half(features, group, known)
             raw = self.prior.scale_index(features, group, base)[0].flatten(1)
-            index = whole_index(raw.gather(1, flat), self.lowest)
+            index = whole_index(raw.gather(1, flat))
             index[max(self.live - start, 0) :] = 0
             places = Places(start, start + size, flat, number > 0)
-            numbers = self.source.tables.scales.number(index, fraction.gather(1, flat))
+            numbers = self.source.tables.scales.number(index)
             found = self.source.exchange(index, numbers, predicted.gather(1, flat), places)
             symbols.scatter_(1, flat, found)
             if self.context.kind:
@@ -255,8 +253,8 @@ class _Walk:
         change = torch.div(_TRIM_GAIN * told.excess, told.variance + _TRIM_PRIOR, rounding_mode="floor")
         self.trim[channels] = (self.trim[channels] + change).clamp(-_LARGEST_TRIM, _LARGEST_TRIM)
 
-    def _means(self, group: int) -> tuple[Tensor, Tensor]:
-        """Predictions (n, h·w) int64 in the transform's units, and the sixteenths of a step that they lack."""
+    def _means(self, group: int) -> Tensor:
+        """Predictions (n, h·w) int64 in the transform's units."""
         size, start = GROUP_SIZES[group], GROUP_STARTS[group]
         signed = None
         if group:
@@ -265,13 +263,9 @@ class _Walk:
         guesses = None if self.guesses is None else self.guesses[:, :, start : start + size]
         mean = self.prior.mean(self.features, group, signed, guesses)
         if mean is None:
-            zeros = torch.zeros(size, self.h * self.w, dtype=torch.int64, device=self.device)
-            return zeros, zeros
+            return torch.zeros(size, self.h * self.w, dtype=torch.int64, device=self.device)
         scaled = mean[0].flatten(1).long() * self.steps[start : start + size].flatten(1)
-        predicted = torch.div(scaled + STEP_UNITS // 2, STEP_UNITS, rounding_mode="floor")
-        # Lossy residuals are whole in units far below a step. Lossless ones are not: there the tables know the rest.
-        fraction = scaled - predicted * STEP_UNITS if self.lossless else torch.zeros_like(predicted)
-        return predicted, fraction
+        return torch.div(scaled + STEP_UNITS // 2, STEP_UNITS, rounding_mode="floor")
 
     def _code_pyramid(self, symbols: Tensor) -> None:
         """Intra DC values, lattice by lattice; each is predicted from its known neighbours."""
@@ -281,7 +275,7 @@ class _Walk:
         known = torch.zeros(size, self.h * self.w, dtype=torch.int64, device=self.device)
         for part in dc_pyramid(self.h, self.w, self.device):
             mean = part.predict(known)
-            index = whole_index(raw[:, part.positions] + base[part.level][:, None], self.lowest)
+            index = whole_index(raw[:, part.positions] + base[part.level][:, None])
             flat = part.positions.expand(size, -1)
             numbers = self.source.tables.scales.number(index)
             found = self.source.exchange(index, numbers, mean, Places(0, size, flat))

@@ -163,6 +163,6 @@ def _scale_index(scale: Tensor) -> Tensor:
     return torch.log2(scale.clamp_min(SMALLEST_SCALE) / SMALLEST_SCALE) / LOG2_STEP
 
 
-def whole_index(raw: Tensor, lowest: int) -> Tensor:
-    """Round scale indices in sixteenths to the tables' index, int64, lowest..63."""
-    return torch.floor(raw / INDEX_UNITS + 0.5).clamp(lowest, SCALE_COUNT - 1).long()
+def whole_index(raw: Tensor) -> Tensor:
+    """Round scale indices in sixteenths to the tables' index, int64, 0..63."""
+    return torch.floor(raw / INDEX_UNITS + 0.5).clamp(0, SCALE_COUNT - 1).long()

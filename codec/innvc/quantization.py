@@ -1,4 +1,4 @@
-"""QP to step size. QP 63 is lossless."""
+"""QP to step size. QP 63 has no step: frames without loss are coded sample by sample."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from codec.exact.kept import kept
 from codec.innvc.layout import LUMA_CHANNELS, ORDER
 
 LOSSLESS_QP = 63
-FRACTION_BITS = 4  # of the transform's whole numbers, except when lossless
+FRACTION_BITS = 4  # of the transform's whole numbers
 COARSEST_STEP = 128.0  # at QP 0; nine QPs halve it, so the step is 1 at QP 63
 # Chroma's steps beside luma's: chroma has few coefficients, and the decibels of its planes count like luma's.
 CHROMA_SHARE = 0.45
@@ -41,7 +41,7 @@ def channel_step_sizes(qp: Tensor) -> Tensor:
 
 
 def whole_steps(qps: Tensor) -> Tensor:
-    """The same for coding, in the transform's units: QPs (h, w) of blocks → (96, h, w) int64; all 1 when lossless."""
+    """The same for coding, in the transform's units: QPs (h, w) of blocks → (96, h, w) int64."""
     return _step_table(qps.device)[:, qps]
 
 
@@ -52,8 +52,6 @@ def _step_table(device: torch.device) -> Tensor:
 
 @lru_cache
 def _whole_steps(qp: int) -> tuple[int, ...]:
-    if qp == LOSSLESS_QP:
-        return (1,) * len(ORDER)
     luma = COARSEST_STEP * 2 ** (-qp / 9) * (1 << FRACTION_BITS)
     chroma = luma * CHROMA_SHARE
     return tuple(round(chroma if c >= LUMA_CHANNELS else luma) for c in ORDER)
@@ -66,14 +64,9 @@ def intra_steps() -> NDArray[np.int64]:
     return np.array([_whole_steps(qp)[:2] for qp in range(LOSSLESS_QP)], np.int64)
 
 
-def fraction_bits(qp: int) -> int:
-    """The transform's fraction bits at this QP."""
-    return 0 if qp == LOSSLESS_QP else FRACTION_BITS
-
-
 def sample_step(qp: Tensor) -> Tensor:
     """The luma step of QPs (B,) in whole sample units, rounded down, int64, at least 1."""
-    return torch.tensor([max(_whole_steps(int(q))[0] >> fraction_bits(int(q)), 1) for q in qp], device=qp.device)
+    return torch.tensor([max(_whole_steps(int(q))[0] >> FRACTION_BITS, 1) for q in qp], device=qp.device)
 
 
 def quantize_float(residual: Tensor, dead_zone: Tensor, rounding: Tensor) -> Tensor:

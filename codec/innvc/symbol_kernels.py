@@ -7,8 +7,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from numba import njit
 
-from codec.bit_mixing import LEAST, chance, learn
-from codec.rans import compiled, even_bits, note, refill
+from codec.bit_mixing import LEAST, mixed_bit
+from codec.rans import chance_bit, compiled, even_bits
 
 NOT_ZERO = -1  # what the kernel returns instead of a count
 _RARE = 260  # 65536ths: what the network holds for rarer than this to be other than zero goes by it alone
@@ -71,31 +71,6 @@ def _value(map_, c, y, x):  # type: ignore[no-untyped-def]
 
 
 @njit
-def _bit(coder, mixer, count, first, second, given, wanted):  # type: ignore[no-untyped-def]
-    one = _plain_bit(coder, chance(mixer, count, first, second, given), wanted)
-    learn(mixer, count, first, second, one)
-    return one
-
-
-@njit
-def _plain_bit(coder, one_chance, wanted):  # type: ignore[no-untyped-def]
-    """Code a bit, or find it, of a chance in 65536ths that is known."""
-    rest = 65536 - one_chance
-    if coder[0]:
-        state = coder[6]
-        x = state[0]
-        slot = np.int64(x & np.uint64(0xFFFF))
-        one = slot >= rest
-        size, start = (one_chance, rest) if one else (rest, 0)
-        refill(coder, np.uint64(size) * (x >> np.uint64(16)) + np.uint64(slot - start))
-    else:
-        one = wanted != 0
-        size, start = (one_chance, rest) if one else (rest, 0)
-        note(coder, size, start)
-    return np.int64(one)
-
-
-@njit
 def _beyond(entries, start, reach, magnitude):  # type: ignore[no-untyped-def]
     """Of 65536, how much of a table lies at this magnitude and above."""
     if magnitude <= reach:
@@ -108,7 +83,7 @@ def _magnitude(coder, mixer, frame, c, y, x, second_half, scale, start, reach, e
     places, now = mixer.places, frame.now
     layout = frame.layout[c]
     rare = _beyond(entries, start, reach, np.int64(1))
-    if rare < _RARE and not _plain_bit(coder, max(rare, 1), np.int64(wanted > 0)):
+    if rare < _RARE and not chance_bit(coder, max(rare, 1), np.int64(wanted > 0)):
         return np.int64(0)
     left, up = abs(_value(now, c, y, x - 1)), abs(_value(now, c, y - 1, x))
     corners = abs(_value(now, c, y - 1, x - 1)) + abs(_value(now, c, y - 1, x + 1))
@@ -165,7 +140,7 @@ def _magnitude(coder, mixer, frame, c, y, x, second_half, scale, start, reach, e
         if found == 0 and rare < _RARE:
             found = np.int64(1)
             continue
-        if not _bit(coder, mixer, VOTES, first, second, given, np.int64(wanted > found)):
+        if not mixed_bit(coder, mixer, VOTES, first, second, np.int64(wanted > found), given):
             return found
         found += 1
     # The rest by Exp-Golomb.
@@ -174,7 +149,7 @@ def _magnitude(coder, mixer, frame, c, y, x, second_half, scale, start, reach, e
     while power < 14:
         places[0] = _LONG + (chroma * 64 + scale) * 16 + power
         first, second = (_LONG_KIND * 5 + layout[GROUP]) * 2 + chroma, _KINDS * 10 + _LONG_KIND * 64 + scale
-        if not _bit(coder, mixer, 1, first, second, 32768, np.int64(value >> (power + 1) > 0)):
+        if not mixed_bit(coder, mixer, 1, first, second, np.int64(value >> (power + 1) > 0)):
             break
         power += 1
     low = even_bits(coder, value & ((np.int64(1) << power) - 1), power) if power else np.int64(0)
@@ -196,7 +171,7 @@ def _is_negative(coder, mixer, frame, c, y, x, mean, scale, wanted):  # type: ig
     places[3] = _SIGN + 96 * 27 + c * 5 + (2 if mean == 0 else 0 if mean < 0 else 4)
     places[4] = _SIGN + 96 * 32 + c * 9 + earlier * 3 + other
     first, second = (_SIGN_KIND * 5 + layout[GROUP]) * 2, _KINDS * 10 + _SIGN_KIND * 64 + scale
-    return _bit(coder, mixer, 5, first, second, 32768, wanted)
+    return mixed_bit(coder, mixer, 5, first, second, wanted)
 
 
 @compiled()

@@ -33,7 +33,6 @@ from codec.innvc.layout import GROUP_SIZES, GROUP_STARTS, ORDER, dc_pyramid, liv
 from codec.innvc.prediction import Planes, Prediction, Reference, predict, renew
 from codec.innvc.prior import INDEX_UNITS, TOLD_GUESSES, whole_index
 from codec.innvc.quantization import (
-    LOSSLESS_QP,
     channel_step_sizes,
     frame_qp,
     quantize_float,
@@ -106,7 +105,6 @@ class _FramePass:
         self.prior, self.qp, self.step = codec.prior, qp, channel_step_sizes(qp)
         self.family, self.whole_step = codec.config.distribution, sample_step(qp)
         self.qps, self.activity = qp, codec.config.activity
-        self.lossless = (qp == LOSSLESS_QP).view(-1, 1, 1, 1)
         self.dead_zones, self.roundings = codec.tables.dead_zones / 256, codec.tables.roundings / 256
         live = torch.tensor([live_channels(mask_fraction, int(q)) for q in qp], device=qp.device)
         self.alive = (torch.arange(_CHANNELS, device=qp.device) < live[:, None]).float()[:, :, None, None]
@@ -199,10 +197,8 @@ class _FramePass:
 
     def _quantize(self, residual: Tensor, index: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Symbols, and how it was decided, for scale indices in sixteenths."""
-        whole = whole_index(index.detach(), 1)
-        lossless = self.lossless if residual.dim() == 4 else self.lossless[:, :, :, 0]
-        dead_zone = torch.where(lossless, 0.5, self.dead_zones[whole])
-        rounding = torch.where(lossless, 0.5, self.roundings[whole])
+        whole = whole_index(index.detach()).clamp_min(1)  # where all is zero, nothing would be learned
+        dead_zone, rounding = self.dead_zones[whole], self.roundings[whole]
         return quantize_float(residual, dead_zone, rounding), dead_zone, rounding
 
     def _pyramid(self, features: Tensor, wanted: Tensor) -> tuple[Tensor, Tensor, Tensor]:

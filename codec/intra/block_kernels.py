@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numba import njit
 
+from codec.bit_mixing import mixed_bit
 from codec.intra.coefficient_kernels import (
     BAND,
     CHROMA,
@@ -24,7 +25,6 @@ from codec.intra.coefficient_kernels import (
     code_symbols,
     first_set,
     level,
-    mixed_bit,
     second_set,
 )
 from codec.intra.prediction_kernels import fill_context, predict_from_luma, predict_mode

@@ -7,8 +7,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from numba import njit
 
-from codec.bit_mixing import chance, learn
-from codec.rans import even_bits, note, refill
+from codec.bit_mixing import mixed_bit
+from codec.rans import even_bits
 
 
 class Unit(NamedTuple):
@@ -164,26 +164,6 @@ def _sign_contexts(places, unit, symbols, at):  # type: ignore[no-untyped-def]
     places[1] = S1 + base * 34 + kinds[MODE]
     places[2] = S2 + base * 9 + left * 3 + up
     places[3] = S3 + base * 3 + signs[at, 2] + 1
-
-
-@njit
-def mixed_bit(coder, mixer, count, first, second, wanted):  # type: ignore[no-untyped-def]
-    """Code a bit, or find it; contexts stand in the mixer's places."""
-    one_chance = chance(mixer, count, first, second)
-    rest = 65536 - one_chance
-    if coder[0]:
-        state = coder[6]
-        x = state[0]
-        slot = np.int64(x & np.uint64(0xFFFF))
-        one = slot >= rest
-        size, start = (one_chance, rest) if one else (rest, 0)
-        refill(coder, np.uint64(size) * (x >> np.uint64(16)) + np.uint64(slot - start))
-    else:
-        one = wanted != 0
-        size, start = (one_chance, rest) if one else (rest, 0)
-        note(coder, size, start)
-    learn(mixer, count, first, second, one)
-    return np.int64(one)
 
 
 @njit
