@@ -8,6 +8,7 @@ exactly and every device predicts the same samples. On CPUs compiled kernels do 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import lru_cache
 from typing import Any
 
@@ -17,6 +18,7 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
+Planes = tuple[Tensor, Tensor]  # luma (N, H, W), chroma (N, 2, H/2, W/2)
 BLOCK = 8  # luma samples a side of the block that one vector moves
 LUMA_TAPS = (
     (0, 0, 0, 64, 0, 0, 0, 0),
@@ -58,28 +60,37 @@ def overlap_weights(block: int) -> NDArray[np.int64]:
 
 
 def compensate_plane(
-    reference: Tensor, vectors: Tensor, block: int, taps: tuple[tuple[int, ...], ...], overlapped: bool = False
+    references: Tensor, moves: Tensor, block: int, taps: tuple[tuple[int, ...], ...], overlapped: bool = False
 ) -> Tensor:
     """Predict one plane.
 
-    reference: (N, H, W) float32 holding whole numbers 0..255, sides multiples of `block`.
-    vectors: (N, 2, H/block, W/block) int64 (dy, dx) in 1/len(taps) of a sample.
+    references: (R, N, H, W) float32 holding whole numbers 0..255, sides multiples of `block`.
+    moves: (N, 3, H/block, W/block) int64 (dy, dx) in 1/len(taps) of a sample, and the reference's number.
     overlapped: mix each block with what its four neighbours' vectors would predict, see `overlap_weights`.
-    Returns (N, H, W) float32, whole numbers 0..255. Beyond its edges the reference repeats its border samples.
+    Returns (N, H, W) float32, whole numbers 0..255. Beyond its edges a reference repeats its border samples.
     """
-    own = _moved_blocks(reference, vectors, block, taps)
+    own = _moved_blocks(references, moves, block, taps)
     if overlapped:
         weights = torch.from_numpy(overlap_weights(block)).to(own)
-        around = F.pad(vectors.float(), (1, 1, 1, 1), mode="replicate").long()
+        around = F.pad(moves.float(), (1, 1, 1, 1), mode="replicate").long()
         near = (around[:, :, :-2, 1:-1], around[:, :, 2:, 1:-1], around[:, :, 1:-1, :-2], around[:, :, 1:-1, 2:])
         total = own * weights[0]
         for weight, side in zip(weights[1:], near, strict=True):
-            total = total + _moved_blocks(reference, side, block, taps) * weight
+            total = total + _moved_blocks(references, side, block, taps) * weight
         own = torch.floor((total + 4) / 8)
-    return own.permute(0, 1, 3, 2, 4).reshape(reference.shape)
+    return own.permute(0, 1, 3, 2, 4).reshape(references.shape[1:])
 
 
-def _moved_blocks(reference: Tensor, vectors: Tensor, block: int, taps: tuple[tuple[int, ...], ...]) -> Tensor:
+def _moved_blocks(references: Tensor, moves: Tensor, block: int, taps: tuple[tuple[int, ...], ...]) -> Tensor:
+    """(N, h, w, block, block), each block moved by its own vector."""
+    out = _blocks_of(references[0], moves[:, :2], block, taps)
+    for number in range(1, len(references)):
+        other = _blocks_of(references[number], moves[:, :2], block, taps)
+        out = torch.where((moves[:, 2] == number)[..., None, None], other, out)
+    return out
+
+
+def _blocks_of(reference: Tensor, vectors: Tensor, block: int, taps: tuple[tuple[int, ...], ...]) -> Tensor:
     """(N, h, w, block, block), each block moved by its own vector."""
     _, height, width = reference.shape
     phases, count = len(taps), len(taps[0])
@@ -102,25 +113,38 @@ def _moved_blocks(reference: Tensor, vectors: Tensor, block: int, taps: tuple[tu
     return torch.floor((out + 2048) / 4096).clamp(0, 255)
 
 
-def compensate(luma: Tensor, chroma: Tensor, vectors: Tensor, overlapped: bool = False) -> tuple[Tensor, Tensor]:
-    """Predict a frame: luma (N, H, W), chroma (N, 2, H/2, W/2) float32 whole numbers; vectors (N, 2, H/8, W/8)."""
-    n, _, height, width = chroma.shape
-    twice = vectors.repeat_interleave(2, dim=0)
-    colour = chroma.reshape(n * 2, height, width)
-    move = _compiled_plane if luma.device.type == "cpu" and _kernels() is not None else compensate_plane
-    predicted = move(luma, vectors, BLOCK, LUMA_TAPS, overlapped)
-    return predicted, move(colour, twice, BLOCK // 2, CHROMA_TAPS, overlapped).reshape(chroma.shape)
+def compensate(references: Sequence[Planes], blocks: Tensor, overlapped: bool = False) -> Planes:
+    """Predict a frame: references' luma (N, H, W) and chroma (N, 2, H/2, W/2) float32 whole numbers; blocks
+    (N, 6, H/8, W/8), see `codec.motion.Motion`. Two hypotheses are averaged, halves rounded up.
+    """
+    n, _, height, width = references[0][1].shape
+    luma = torch.stack([planes[0] for planes in references])
+    chroma = torch.stack([planes[1].reshape(n * 2, height, width) for planes in references])
+    twice = blocks.repeat_interleave(2, dim=0)
+    predicted = _hypotheses(luma, blocks, BLOCK, LUMA_TAPS, overlapped)
+    return predicted, _hypotheses(chroma, twice, BLOCK // 2, CHROMA_TAPS, overlapped).reshape(references[0][1].shape)
+
+
+def _hypotheses(
+    references: Tensor, blocks: Tensor, block: int, taps: tuple[tuple[int, ...], ...], overlapped: bool
+) -> Tensor:
+    move = _compiled_plane if references.device.type == "cpu" and _kernels() is not None else compensate_plane
+    first = move(references, blocks[:, :3], block, taps, overlapped)
+    both = blocks[:, 5:] >= 0
+    if not both.any():
+        return first
+    second = move(references, torch.where(both, blocks[:, 3:], blocks[:, :3]), block, taps, overlapped)
+    return torch.floor((first + second + 1) / 2)
 
 
 def _compiled_plane(
-    reference: Tensor, vectors: Tensor, block: int, taps: tuple[tuple[int, ...], ...], overlapped: bool
+    references: Tensor, moves: Tensor, block: int, taps: tuple[tuple[int, ...], ...], overlapped: bool
 ) -> Tensor:
     """`compensate_plane` by the compiled kernel."""
-    planes = np.ascontiguousarray(reference.byte().numpy())
-    moves = np.ascontiguousarray(vectors.numpy())
-    out = np.empty_like(planes)
+    planes = np.ascontiguousarray(references.byte().transpose(0, 1).numpy())
+    out = np.empty_like(planes[:, 0])
     table, weights = np.array(taps, np.int64), overlap_weights(block)
-    for plane, move, result in zip(planes, moves, out, strict=True):
+    for plane, move, result in zip(planes, np.ascontiguousarray(moves.numpy()), out, strict=True):
         _kernels().compensate_frame(plane, move, block, table, weights, overlapped, result)
     return torch.from_numpy(out).float()
 

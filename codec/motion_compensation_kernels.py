@@ -45,15 +45,16 @@ def _predict(plane, top, left, phase_y, phase_x, taps, rows, columns, lines, out
             out[i, j] = min(max(total >> 12, 0), 255)
 
 
-@compiled(uint8[:, ::1], int64[:, :, ::1], int64, int64[:, ::1], int64[:, :, ::1], boolean, uint8[:, ::1])
-def compensate_frame(plane, vectors, block, taps, weights, overlapped, out):  # type: ignore[no-untyped-def]
-    """Fill out (H, W) with the plane moved along vectors (2, H/block, W/block) in 1/len(taps) of a sample.
+@compiled(uint8[:, :, ::1], int64[:, :, ::1], int64, int64[:, ::1], int64[:, :, ::1], boolean, uint8[:, ::1])
+def compensate_frame(planes, moves, block, taps, weights, overlapped, out):  # type: ignore[no-untyped-def]
+    """Fill out (H, W) with planes (R, H, W) moved by moves (3, H/block, W/block): vectors in 1/len(taps) of a sample and
+    the number of the plane.
 
     weights: (5, block, block) eighths of the own, the upper, lower, left and right block's vector.
     """
-    height, width = plane.shape
+    height, width = out.shape
     phases = taps.shape[0]
-    rows, columns = vectors.shape[1], vectors.shape[2]
+    rows, columns = moves.shape[1], moves.shape[2]
     lines = np.empty((block + taps.shape[1], block), np.int32)
     own = np.empty((block, block), np.int32)
     other = np.empty((block, block), np.int32)
@@ -61,21 +62,22 @@ def compensate_frame(plane, vectors, block, taps, weights, overlapped, out):  # 
     for row in range(rows):
         for column in range(columns):
             y0, x0 = row * block, column * block
-            down, across = vectors[0, row, column], vectors[1, row, column]
+            down, across, number = moves[0, row, column], moves[1, row, column], moves[2, row, column]
             whole_y, whole_x = down // phases, across // phases
             top = min(max(y0 + whole_y, -2 * block), height + block)
             left = min(max(x0 + whole_x, -2 * block), width + block)
             _predict(
-                plane, top, left, down - whole_y * phases, across - whole_x * phases, taps, block, block, lines, own
-            )
+                planes[number], top, left, down - whole_y * phases, across - whole_x * phases, taps, block, block, lines,
+                own,
+            )  # fmt: skip
             mixed = False
             if overlapped:
                 for side in range(4):
                     near_y = row - 1 if side == 0 else row + 1 if side == 1 else row
                     near_x = column - 1 if side == 2 else column + 1 if side == 3 else column
                     near_y, near_x = min(max(near_y, 0), rows - 1), min(max(near_x, 0), columns - 1)
-                    vy, vx = vectors[0, near_y, near_x], vectors[1, near_y, near_x]
-                    if vy == down and vx == across:
+                    vy, vx, which = moves[0, near_y, near_x], moves[1, near_y, near_x], moves[2, near_y, near_x]
+                    if vy == down and vx == across and which == number:
                         continue
                     if not mixed:
                         mixed = True
@@ -91,8 +93,8 @@ def compensate_frame(plane, vectors, block, taps, weights, overlapped, out):  # 
                     high = block // 2 if side < 2 else block
                     wide = block // 2 if side > 1 else block
                     _predict(
-                        plane, top + i0, left + j0, vy - whole_y * phases, vx - whole_x * phases, taps, high, wide,
-                        lines, other,
+                        planes[which], top + i0, left + j0, vy - whole_y * phases, vx - whole_x * phases, taps, high,
+                        wide, lines, other,
                     )  # fmt: skip
                     for i in range(high):
                         for j in range(wide):

@@ -6,16 +6,15 @@ import numpy as np
 from numba import njit, uint8
 
 from codec.motion_compensation import BLOCK, LUMA_TAPS
+from codec.motion_kernels import APART, LOWER, MOVED, NEIGHBOUR, POWER, SIGN, scaled
 from codec.rans import compiled
 
-VERSION = 1  # see `motion_search_kernels`
 PAD = 3 * BLOCK
 _TAPS = np.array(LUMA_TAPS, np.int64)
-_MOVED, _NEIGHBOUR, _POWER, _SECOND, _SIGN = 3, 63, 123, 219, 220  # contexts, see `codec.motion_coding`
 
 
-@compiled(uint8[:, ::1])
-def quarter_planes(reference):  # type: ignore[no-untyped-def]
+@compiled(uint8[:, ::1], uint8[:, :, ::1])
+def quarter_planes(reference, planes):  # type: ignore[no-untyped-def]
     """(H, W) → (16, H + 48, W + 48) uint8: plane 4·(x phase) + (y phase), the border samples repeated outside."""
     height, width = reference.shape
     high, wide = height + 2 * PAD, width + 2 * PAD
@@ -32,7 +31,6 @@ def quarter_planes(reference):  # type: ignore[no-untyped-def]
                 for k in range(8):
                     total += np.int32(t[k]) * line[x + k]
                 across[phase, y, x] = total
-    planes = np.empty((16, high, wide), np.uint8)
     sums = np.empty(wide, np.int32)
     for phase_x in range(4):
         for phase_y in range(4):
@@ -46,7 +44,6 @@ def quarter_planes(reference):  # type: ignore[no-untyped-def]
                             sums[x] += factor * across[phase_x, y + k, x]
                 for x in range(wide):
                     planes[4 * phase_x + phase_y, y, x] = min(max(sums[x] >> 12, 0), 255)
-    return planes
 
 
 @njit
@@ -95,11 +92,21 @@ def _hadamard(block):  # type: ignore[no-untyped-def]
 
 
 @njit
+def _price_of(block, scale, prices):  # type: ignore[no-untyped-def]
+    _hadamard(block)
+    most = np.int32(len(prices) - 1)
+    total = np.float32(0)
+    for i in range(BLOCK):
+        for j in range(BLOCK):
+            total += prices[min(np.int32(abs(np.float32(block[i, j])) * scale), most)]
+    return total
+
+
+@njit
 def coding_cost(current, planes, y, x, down, across, size, scale, prices, scratch):  # type: ignore[no-untyped-def]
     """About what coding the block's residual costs, rate and distortion together, in bits."""
     plane = planes[4 * (across & 3) + (down & 3)]
     height, width = current.shape
-    most = np.int32(len(prices) - 1)
     total = np.float32(0)
     for by in range(0, size, BLOCK):
         top = _place(y + by, down, height)
@@ -108,28 +115,29 @@ def coding_cost(current, planes, y, x, down, across, size, scale, prices, scratc
             for i in range(BLOCK):
                 for j in range(BLOCK):
                     scratch[i, j] = np.int32(current[y + by + i, x + bx + j]) - np.int32(plane[top + i, left + j])
-            _hadamard(scratch)
-            for i in range(BLOCK):
-                for j in range(BLOCK):
-                    index = np.int32(abs(np.float32(scratch[i, j])) * scale)
-                    total += prices[min(index, most)]
+            total += _price_of(scratch, scale, prices)
     return total
 
 
 @njit
-def near_vectors(vectors, y, x, place):  # type: ignore[no-untyped-def]
-    """Left, upper and corner neighbour as `codec.motion_coding` has them, in 8x8 blocks; zero outside."""
-    size = 1 if place else 2
-    width = vectors.shape[2]
-    left_y = vectors[0, y, x - 1] if x else 0
-    left_x = vectors[1, y, x - 1] if x else 0
-    up_y = vectors[0, y - 1, x] if y else 0
-    up_x = vectors[1, y - 1, x] if y else 0
-    column = x - 1 if place == 4 and x + 1 < width else x + size
-    inside = y > 0 and 0 <= column < width
-    corner_y = vectors[0, y - 1, column] if inside else 0
-    corner_x = vectors[1, y - 1, column] if inside else 0
-    return left_y, left_x, up_y, up_x, corner_y, corner_x
+def pair_cost(current, planes, other, y, x, vector, second, size, scale, prices, scratch, most):  # type: ignore[no-untyped-def]
+    """`coding_cost` of the mean of two predictions; no need to go on from `most` bits."""
+    one = planes[4 * (vector[1] & 3) + (vector[0] & 3)]
+    two = other[4 * (second[1] & 3) + (second[0] & 3)]
+    height, width = current.shape
+    total = np.float32(0)
+    for by in range(0, size, BLOCK):
+        top, top_2 = _place(y + by, vector[0], height), _place(y + by, second[0], height)
+        for bx in range(0, size, BLOCK):
+            left, left_2 = _place(x + bx, vector[1], width), _place(x + bx, second[1], width)
+            for i in range(BLOCK):
+                for j in range(BLOCK):
+                    mean = (np.int32(one[top + i, left + j]) + np.int32(two[top_2 + i, left_2 + j]) + 1) >> 1
+                    scratch[i, j] = np.int32(current[y + by + i, x + bx + j]) - mean
+            total += _price_of(scratch, scale, prices)
+            if total >= most:
+                return total
+    return total
 
 
 @njit
@@ -144,8 +152,8 @@ def _axis_bits(difference, context, lean, not_zero, chances):  # type: ignore[no
     if power == 0:
         return bits
     if power > 1:
-        bits += chances[magnitude >> (power - 2) & 1, _SECOND] + max(power - 2, 0)
-    sign = _SIGN + (0 if lean < 0 else 1 if lean == 0 else 2)
+        bits += chances[magnitude >> (power - 2) & 1, LOWER] + max(power - 2, 0)
+    sign = SIGN + (0 if lean < 0 else 1 if lean == 0 else 2)
     return bits + chances[1 if difference < 0 else 0, sign]
 
 
@@ -160,9 +168,9 @@ def vector_bits(near, place, around, down, across, chances):  # type: ignore[no-
     spread = 0 if apart == 0 else 1 if apart < 3 else 2 if apart < 17 else 3
     kind = (spread * 5 + place) * 3
     if down == median_y and across == median_x:
-        return chances[0, _MOVED + kind + around]
-    bits = chances[1, _MOVED + kind + around]
-    context = _NEIGHBOUR + kind
+        return chances[0, MOVED + kind + around]
+    bits = chances[1, MOVED + kind + around]
+    context = NEIGHBOUR + kind
     if ly != median_y or lx != median_x:
         if down == ly and across == lx:
             return bits + chances[1, context]
@@ -176,9 +184,9 @@ def vector_bits(near, place, around, down, across, chances):  # type: ignore[no-
             return bits + chances[1, context + 2]
         bits += chances[0, context + 2]
     off_y, off_x = down - median_y, across - median_x
-    bits += _axis_bits(off_y, _POWER + spread * 8, ly + uy + cy - 3 * median_y, 0, chances)
+    bits += _axis_bits(off_y, POWER + spread * 8, ly + uy + cy - 3 * median_y, 0, chances)
     other = 1 if off_y else 0
-    context = _POWER + (4 + spread * 2 + other) * 8
+    context = POWER + (4 + spread * 2 + other) * 8
     return bits + _axis_bits(off_x, context, lx + ux + cx - 3 * median_x, 0 if off_y else 1, chances)
 
 
@@ -188,3 +196,21 @@ def off_median(near, down, across):  # type: ignore[no-untyped-def]
     median_y = ly + uy + cy - min(ly, uy, cy) - max(ly, uy, cy)
     median_x = lx + ux + cx - min(lx, ux, cx) - max(lx, ux, cx)
     return 1 if down != median_y or across != median_x else 0
+
+
+@njit
+def reference_bits(reference, count, context, step, chances):  # type: ignore[no-untyped-def]
+    bits = np.float32(0)
+    for found in range(reference):
+        bits += chances[1, context + step * found]
+    return bits + chances[0, context + step * reference] if reference < count - 1 else bits
+
+
+@njit
+def second_bits(first, second, distances, references, chances):  # type: ignore[no-untyped-def]
+    """A second vector's bits beyond those of its being there and of its reference. first, second: (dy, dx)."""
+    distance, of = distances[references[1]], distances[references[0]]
+    down = second[0] - scaled(first[0], distance, of)
+    across = second[1] - scaled(first[1], distance, of)
+    bits = _axis_bits(down, APART, np.int64(0), 0, chances)
+    return bits + _axis_bits(across, APART + (16 if down else 8), np.int64(0), 0, chances)

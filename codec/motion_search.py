@@ -1,5 +1,8 @@
 """Motion search: 16x16 blocks that may split into four 8x8, quarter-pel, each chosen by what it will cost in bits.
 
+Each block comes from one of the references, or from the mean of two. GPUs, and machines without numba, know the last
+frame only.
+
 Blocks are decided in the order that they are coded in, so a vector's price is what the vector coder would take given
 the neighbours that are already decided. A residual's price is an estimate from its Hadamard transform: the squared
 error of what will quantize to zero, and about the bits of what will not. The encoder's choice only: a decoder never
@@ -8,7 +11,7 @@ runs it, and nothing depends on two machines choosing alike.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
 from functools import lru_cache
 
 import numpy as np
@@ -16,6 +19,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from codec.motion import Motion
+from codec.motion_coding import MotionChances
 from codec.motion_search_batched import search_batch
 
 _ENTRIES = 4096
@@ -26,41 +31,75 @@ _ZERO_ENDS = 0.7
 _OCTAVE_PRICE = 1.3
 
 
-@dataclass(frozen=True)
-class Motion:
-    """vectors: (N, 2, H/8, W/8) int64, (dy, dx) in quarter samples; split: (N, H/16, W/16) bool, where the four
-    8x8 vectors of a 16x16 block differ in their own right."""
-
-    vectors: Tensor
-    split: Tensor
-
-
 def search_motion(
-    current: Tensor, reference: Tensor, step: Tensor, reach: int = 32, previous: Tensor | None = None
+    current: Tensor,
+    references: Sequence[Tensor],
+    distances: Sequence[int],
+    step: Tensor,
+    reach: int = 32,
+    previous: Tensor | None = None,
+    learned: MotionChances | None = None,
+    kept: QuarterPlanes | None = None,
 ) -> Motion:
-    """Vectors that predict `current` from `reference`.
+    """Motion that predicts `current` from the references.
 
-    current, reference: (N, H, W) whole numbers 0..255 of any type, sides multiples of 16; step: (N,) quantization
-    steps that the residual will be coded with, in sample units; reach: luma samples of the first, coarse search each
-    way; previous: (N, 2, H/8, W/8) vectors of the frame before, tried as candidates.
+    current, references: (N, H, W) whole numbers 0..255 of any type, sides multiples of 16, the last frame first;
+    distances: frames from each to the current one; step: (N,) quantization steps that the residual will be coded
+    with, in sample units; reach: luma samples of the first, coarse search each way; previous: (N, 2, H/8, W/8) vectors
+    over one frame of the frame before, tried as candidates; learned: what the vector coder knows, for prices; kept:
+    for batches of one, interpolated planes from call to call.
     """
     kernels = _kernels() if current.device.type == "cpu" else None
     if kernels is None:
-        vectors, split = search_batch(current.float(), reference.float(), vector_weight(step), reach, previous)
-        return Motion(vectors, split)
+        vectors, split = search_batch(current.float(), references[0].float(), vector_weight(step), reach, previous)
+        return Motion.of_last(vectors, split)
     n, height, width = current.shape
-    found = np.zeros((n, 2, height // 8, width // 8), np.int64)
+    found = np.zeros((n, 6, height // 8, width // 8), np.int64)
     divided = np.zeros((n, height // 16, width // 16), np.uint8)
-    before = np.zeros_like(found) if previous is None else np.ascontiguousarray(previous.numpy())
-    frames, references = (np.ascontiguousarray(x.byte().numpy()) for x in (current, reference))
-    prices = _prices()
+    before = np.zeros_like(found[:, :2]) if previous is None else np.ascontiguousarray(previous.numpy())
+    frames = np.ascontiguousarray(current.byte().numpy())
+    prices = (learned or MotionChances()).prices()
     for i, size in enumerate(step.tolist()):
-        weight = np.float32(vector_weight(torch.tensor(size)))
-        kernels.search_frame(
-            frames[i], references[i], before[i], weight, np.float32(_PER_STEP / (8 * size)), reach, _vector_prices(),
-            prices, found[i], divided[i],
+        planes = kept if kept is not None and n == 1 else QuarterPlanes()
+        slots = planes.slots_of([reference[i : i + 1] if n > 1 else reference for reference in references])
+        search = kernels.Search(
+            frames[i], planes.planes, slots, np.array(distances, np.int64), before[i], prices, _prices(),
+            np.float32(vector_weight(torch.tensor(size))), np.float32(_PER_STEP / (8 * size)),
+            np.empty((8, 8), np.int32), np.empty((kernels.CANDIDATES, 2), np.int64),
         )  # fmt: skip
+        last = np.ascontiguousarray(references[0][i].byte().numpy())
+        kernels.search_frame(search, last, reach, found[i], divided[i])
     return Motion(torch.from_numpy(found), torch.from_numpy(divided.astype(bool)))
+
+
+class QuarterPlanes:
+    """Pictures interpolated to quarter samples; one that comes again is not interpolated again."""
+
+    def __init__(self) -> None:
+        self.planes: NDArray[np.uint8] = np.empty((0, 16, 0, 0), np.uint8)
+        self._owners: list[Tensor | None] = []
+
+    def slots_of(self, references: Sequence[Tensor]) -> NDArray[np.int64]:
+        """Where in `planes` these pictures (1, H, W) are; the very same tensors are taken for the same pictures."""
+        from codec.motion_price_kernels import PAD, quarter_planes
+
+        if len(self._owners) < len(references):
+            height, width = references[0].shape[1:]
+            grown = np.empty((len(references), 16, height + 2 * PAD, width + 2 * PAD), np.uint8)
+            if self._owners:
+                grown[: len(self._owners)] = self.planes
+            self.planes = grown
+            self._owners += [None] * (len(references) - len(self._owners))
+        self._owners = [owner if any(owner is r for r in references) else None for owner in self._owners]
+        slots = []
+        for reference in references:
+            slot = next((i for i, owner in enumerate(self._owners) if owner is reference), None)
+            if slot is None:
+                slot = self._owners.index(None)
+                quarter_planes(np.ascontiguousarray(reference[0].byte().numpy()), self.planes[slot])
+                self._owners[slot] = reference
+            slots.append(slot)
+        return np.array(slots)
 
 
 def vector_weight(step: Tensor) -> Tensor:
@@ -75,15 +114,6 @@ def _prices() -> NDArray[np.float32]:
     prices = np.where(u < _ZERO_ENDS, _ZERO_PRICE * u * u, coded).astype(np.float32)
     prices[0] = 0
     return prices
-
-
-@lru_cache
-def _vector_prices() -> NDArray[np.float32]:
-    """Bits of a zero and of a one in each context of the vector coder, (2, contexts), by its chances at the start."""
-    from codec.motion_coding import start_chances
-
-    one = start_chances() / 65536
-    return np.stack([-np.log2(1 - one), -np.log2(one)]).astype(np.float32)
 
 
 @lru_cache

@@ -2,17 +2,62 @@
 
 from __future__ import annotations
 
+from typing import Any, NamedTuple
+
 import numpy as np
-from numba import float32, int64, njit, uint8
+from numba import njit
 
-from codec import motion_price_kernels
-from codec.motion_price_kernels import coding_cost, differences, near_vectors, off_median, quarter_planes, vector_bits
-from codec.rans import compiled, read_only
-
-assert motion_price_kernels.VERSION == 1  # kernels cached on disk would not see a change there: count both up
+from codec.motion_kernels import REFERENCE, SECOND, SECOND_REFERENCE, around_of, near_vectors, scaled
+from codec.motion_price_kernels import (
+    coding_cost,
+    differences,
+    off_median,
+    pair_cost,
+    reference_bits,
+    second_bits,
+    vector_bits,
+)
+from codec.rans import compiled
 
 _ROUNDS = 6  # of whole steps towards a better place
 _COARSE = 4  # the first search is on pictures this much smaller
+_WORTH_A_LOOK = np.float32(1.15)  # times the least SAD, up to which a reference's vector is made finer
+_NOTHING_LEFT = np.float32(0.5)  # bits an 8x8 block: what is this well predicted needs no other reference
+CANDIDATES = 9
+
+
+class Search(NamedTuple):
+    """What every block's search looks at."""
+
+    current: Any  # uint8 (H, W)
+    planes: Any  # uint8 (slots, 16, H + 48, W + 48): see `quarter_planes`
+    slots: Any  # int64 (R,): each reference's place in `planes`
+    distances: Any  # int64 (R,): frames
+    previous: Any  # int64 (2, H/8, W/8): vectors over one frame of the frame before, or zeros
+    chances: Any  # float32 (2, contexts): bits of a zero and of a one
+    prices: Any  # float32: bits by what a Hadamard coefficient's magnitude times `scale` is
+    weight: Any  # float32: SAD that a bit is worth
+    scale: Any  # float32
+    scratch: Any  # int32 (8, 8)
+    candidates: Any  # int64 (CANDIDATES, 2)
+
+
+class Unit(NamedTuple):
+    """A block: place in 8x8 blocks, samples a side, 0 or its quarter 1..4, whose vectors around are off the median."""
+
+    y: Any
+    x: Any
+    size: Any
+    place: Any
+    around: Any
+
+
+class Found(NamedTuple):
+    """What a block's search found, by reference."""
+
+    tried: Any  # bool (R,)
+    vectors: Any  # int64 (R, 2): candidates before, the best after
+    cost: Any  # float32 (R,): SAD, then bits
 
 
 @njit
@@ -50,87 +95,9 @@ def _coarse(current, reference, reach, vectors):  # type: ignore[no-untyped-def]
 
 
 @njit
-def _best_of(current, planes, candidates, count, y, x, size, near, place, around, weight, chances):  # type: ignore[no-untyped-def]
-    """The candidate of least SAD and vector bits, then whole steps from it."""
-    best, down, across = np.float32(1e30), np.int64(0), np.int64(0)
-    for i in range(count):
-        dy, dx = candidates[i, 0], candidates[i, 1]
-        cost = weight * vector_bits(near, place, around, dy, dx, chances)
-        if cost < best:
-            cost += differences(current, planes, y, x, dy, dx, size)
-            if cost < best:
-                best, down, across = cost, dy, dx
-    step = 8
-    for _ in range(_ROUNDS):
-        centre_y, centre_x = down, across
-        for turn in range(4):
-            dy = centre_y + (step if turn == 0 else -step if turn == 1 else 0)
-            dx = centre_x + (step if turn == 2 else -step if turn == 3 else 0)
-            cost = weight * vector_bits(near, place, around, dy, dx, chances)
-            cost += differences(current, planes, y, x, dy, dx, size)
-            if cost < best:
-                best, down, across = cost, dy, dx
-        if down == centre_y and across == centre_x:
-            if step == 4:
-                break
-            step = 4
-    return down, across
-
-
-@njit
-def _finer(current, planes, down, across, y, x, size, near, place, around, scale, prices, chances, scratch):  # type: ignore[no-untyped-def]
-    """Half and quarter samples around a vector by coding cost; gives the vector and its cost in bits."""
-    best = coding_cost(current, planes, y, x, down, across, size, scale, prices, scratch)
-    best += vector_bits(near, place, around, down, across, chances)
-    for step in (2, 1):
-        centre_y, centre_x = down, across
-        for dy in (-step, 0, step):
-            for dx in (-step, 0, step):
-                if dy or dx:
-                    cost = vector_bits(near, place, around, centre_y + dy, centre_x + dx, chances)
-                    if cost < best:
-                        cost += coding_cost(
-                            current, planes, y, x, centre_y + dy, centre_x + dx, size, scale, prices, scratch
-                        )
-                        if cost < best:
-                            best, down, across = cost, centre_y + dy, centre_x + dx
-    return down, across, best
-
-
-@njit
-def _cheapest(  # type: ignore[no-untyped-def]
-    current,
-    planes,
-    candidates,
-    count,
-    y,
-    x,
-    size,
-    near,
-    place,
-    around,
-    scale,
-    prices,
-    chances,
-    scratch,
-    down,
-    across,
-    best,
-):
-    """The candidates once more, by coding cost: a vector as predicted may win over a closer one."""
-    for i in range(count):
-        dy, dx = candidates[i, 0], candidates[i, 1]
-        cost = vector_bits(near, place, around, dy, dx, chances)
-        if cost < best:
-            cost += coding_cost(current, planes, y, x, dy, dx, size, scale, prices, scratch)
-            if cost < best:
-                best, down, across = cost, dy, dx
-    return down, across, best
-
-
-@njit
-def _gather(candidates, near, previous, y, x):  # type: ignore[no-untyped-def]
+def _gather(search, near, unit, reference):  # type: ignore[no-untyped-def]
     """Median, neighbours, zero, and the frame before here and to the right and below."""
+    candidates, previous = search.candidates, search.previous
     ly, lx, uy, ux, cy, cx = near
     candidates[0, 0] = ly + uy + cy - min(ly, uy, cy) - max(ly, uy, cy)
     candidates[0, 1] = lx + ux + cx - min(lx, ux, cx) - max(lx, ux, cx)
@@ -139,90 +106,226 @@ def _gather(candidates, near, previous, y, x):  # type: ignore[no-untyped-def]
     candidates[3, 0], candidates[3, 1] = cy, cx
     candidates[4, 0], candidates[4, 1] = 0, 0
     last_y, last_x = previous.shape[1] - 1, previous.shape[2] - 1
-    candidates[5, 0], candidates[5, 1] = previous[0, y, x], previous[1, y, x]
-    candidates[6, 0], candidates[6, 1] = previous[0, y, min(x + 2, last_x)], previous[1, y, min(x + 2, last_x)]
-    candidates[7, 0], candidates[7, 1] = previous[0, min(y + 2, last_y), x], previous[1, min(y + 2, last_y), x]
+    distance = search.distances[reference]
+    for i in range(3):
+        y, x = min(unit.y + (2 if i == 2 else 0), last_y), min(unit.x + (2 if i == 1 else 0), last_x)
+        candidates[5 + i, 0] = scaled(previous[0, y, x], distance, 1)
+        candidates[5 + i, 1] = scaled(previous[1, y, x], distance, 1)
     return 8
 
 
-@compiled(
-    uint8[:, ::1], uint8[:, ::1], int64[:, :, ::1], float32, float32, int64, float32[:, ::1], read_only(float32),
-    int64[:, :, ::1], uint8[:, ::1],
-)  # fmt: skip
-def search_frame(current, reference, previous, weight, scale, reach, chances, prices, vectors, split):  # type: ignore[no-untyped-def]
-    """Fill vectors (2, H/8, W/8) and split (H/16, W/16) for one frame; see `motion_search.search_motion`.
+@njit
+def _best_of(search, planes, unit, near, count):  # type: ignore[no-untyped-def]
+    """The candidate of least SAD and vector bits, then whole steps from it."""
+    best, down, across = np.float32(1e30), np.int64(0), np.int64(0)
+    y, x = 8 * unit.y, 8 * unit.x
+    for i in range(count):
+        dy, dx = search.candidates[i, 0], search.candidates[i, 1]
+        cost = search.weight * vector_bits(near, unit.place, unit.around, dy, dx, search.chances)
+        if cost < best:
+            cost += differences(search.current, planes, y, x, dy, dx, unit.size)
+            if cost < best:
+                best, down, across = cost, dy, dx
+    step = 8
+    for _ in range(_ROUNDS):
+        centre_y, centre_x = down, across
+        for turn in range(4):
+            dy = centre_y + (step if turn == 0 else -step if turn == 1 else 0)
+            dx = centre_x + (step if turn == 2 else -step if turn == 3 else 0)
+            cost = search.weight * vector_bits(near, unit.place, unit.around, dy, dx, search.chances)
+            if cost < best:
+                cost += differences(search.current, planes, y, x, dy, dx, unit.size)
+                if cost < best:
+                    best, down, across = cost, dy, dx
+        if down == centre_y and across == centre_x:
+            if step == 4:
+                break
+            step = 4
+    return down, across, best
 
-    previous: vectors of the frame before, or zeros. weight: SAD that a bit is worth. scale: turns a Hadamard
-    coefficient's magnitude into an index of prices, bits each. chances: (2, contexts) bits of a zero and of a one.
+
+@njit
+def _cost(search, planes, unit, near, down, across, best):  # type: ignore[no-untyped-def]
+    """Bits of vector and residual, where the vector's alone are not `best` already."""
+    cost = vector_bits(near, unit.place, unit.around, down, across, search.chances)
+    if cost >= best:
+        return cost
+    return cost + coding_cost(
+        search.current, planes, 8 * unit.y, 8 * unit.x, down, across, unit.size, search.scale, search.prices,
+        search.scratch,
+    )  # fmt: skip
+
+
+@njit
+def _finer(search, planes, unit, near, down, across, count):  # type: ignore[no-untyped-def]
+    """Half and quarter samples around a vector by coding cost, and the candidates once more, for a vector as predicted
+    may win over a closer one; gives the vector and its cost in bits."""
+    best = _cost(search, planes, unit, near, down, across, np.float32(1e30))
+    for step in (2, 1):
+        centre_y, centre_x = down, across
+        for dy in (-step, 0, step):
+            for dx in (-step, 0, step):
+                if dy or dx:
+                    cost = _cost(search, planes, unit, near, centre_y + dy, centre_x + dx, best)
+                    if cost < best:
+                        best, down, across = cost, centre_y + dy, centre_x + dx
+    for i in range(count):
+        dy, dx = search.candidates[i, 0], search.candidates[i, 1]
+        cost = _cost(search, planes, unit, near, dy, dx, best)
+        if cost < best:
+            best, down, across = cost, dy, dx
+    return down, across, best
+
+
+@njit
+def _choose(search, unit, blocks, found, choice):  # type: ignore[no-untyped-def]
+    """Fill choice (6,) with the cheapest way to predict the block, as `codec.motion.Motion` has it; gives its bits."""
+    references = len(search.distances)
+    several = references > 1
+    chances = search.chances
+    whole = 0 if unit.place else 1
+    context = REFERENCE + 9 * whole + around_of(blocks, unit.y, unit.x, 2, 1)
+    context_2 = SECOND + 3 * whole + around_of(blocks, unit.y, unit.x, 5, 0)
+    alone = chances[0, context_2] if several else np.float32(0)
+    best, least = np.float32(1e30), np.float32(1e30)
+    for r in range(references):
+        if not found.tried[r]:
+            continue
+        if r and best < _NOTHING_LEFT * (unit.size * unit.size // 64):
+            found.tried[r] = False
+            continue
+        planes = search.planes[search.slots[r]]
+        near = near_vectors(blocks, search.distances, unit.y, unit.x, unit.place, r)
+        count = _gather(search, near, unit, r)
+        search.candidates[count, 0], search.candidates[count, 1] = found.vectors[r, 0], found.vectors[r, 1]
+        if r and unit.place == 0:
+            search.candidates[count, 0] = scaled(found.vectors[0, 0], search.distances[r], search.distances[0])
+            search.candidates[count, 1] = scaled(found.vectors[0, 1], search.distances[r], search.distances[0])
+        down, across, sad = _best_of(search, planes, unit, near, count + 1)
+        bits = reference_bits(r, references, context, 3, chances) if several else np.float32(0)
+        sad += search.weight * bits
+        least = min(least, sad)
+        if sad > least * _WORTH_A_LOOK:
+            found.tried[r] = False
+            continue
+        down, across, cost = _finer(search, planes, unit, near, down, across, count + (1 if unit.place else 0))
+        found.vectors[r, 0], found.vectors[r, 1], found.cost[r] = down, across, cost + bits
+        if r == 0:  # how well it is predicted
+            rest = cost - vector_bits(near, unit.place, unit.around, down, across, chances)
+            if rest < _NOTHING_LEFT * (unit.size * unit.size // 64):
+                best = rest
+    best = np.float32(1e30)
+    choice[3], choice[4], choice[5] = 0, 0, -1
+    for r in range(references):
+        if found.tried[r] and found.cost[r] + alone < best:
+            best = found.cost[r] + alone
+            choice[0], choice[1], choice[2] = found.vectors[r, 0], found.vectors[r, 1], r
+    if several:
+        return _with_second(search, unit, blocks, found, choice, best, context, context_2)
+    return best
+
+
+@njit
+def _with_second(search, unit, blocks, found, choice, best, context, context_2):  # type: ignore[no-untyped-def]
+    """Try a second hypothesis beside the choice; gives the bits of what is better."""
+    references, chances = len(search.distances), search.chances
+    r = choice[2]
+    first, planes = (choice[0], choice[1]), search.planes[search.slots[r]]
+    near = near_vectors(blocks, search.distances, unit.y, unit.x, unit.place, r)
+    fixed = vector_bits(near, unit.place, unit.around, first[0], first[1], chances) + chances[1, context_2]
+    fixed += reference_bits(r, references, context, 3, chances)
+    y, x = 8 * unit.y, 8 * unit.x
+    for other in range(references):
+        if other == r or not found.tried[other] or fixed >= best:
+            continue
+        planes_2 = search.planes[search.slots[other]]
+        base = fixed + reference_bits(other, references, SECOND_REFERENCE + 3 * r, 1, chances)
+        second = found.vectors[other, 0], found.vectors[other, 1]
+        own, centre = np.float32(1e30), second
+        straight = (
+            scaled(first[0], search.distances[other], search.distances[r]),
+            scaled(first[1], search.distances[other], search.distances[r]),
+        )
+        for turn in range(10):
+            tried = second
+            if turn == 1:
+                tried = straight
+                if straight == second:
+                    continue
+            elif turn > 1:
+                if turn == 2:
+                    if own > best * _WORTH_A_LOOK:
+                        break
+                    centre = second
+                step = turn - 2 if turn < 6 else turn - 1  # of 0..8 without the middle, by its place in 3x3
+                tried = centre[0] + step // 3 - 1, centre[1] + step % 3 - 1
+            bits = base + second_bits(first, tried, search.distances, (r, other), chances)
+            if bits >= min(own, best * _WORTH_A_LOOK):
+                continue
+            cost = bits + pair_cost(
+                search.current, planes, planes_2, y, x, first, tried, unit.size, search.scale, search.prices,
+                search.scratch, own - bits,
+            )  # fmt: skip
+            if cost < own:
+                own, second = cost, tried
+        if own < best:
+            best = own
+            choice[3], choice[4], choice[5] = second[0], second[1], other
+    return best
+
+
+@njit
+def _keep(blocks, moved, search, unit, choice):  # type: ignore[no-untyped-def]
+    size = unit.size // 8
+    near = near_vectors(blocks, search.distances, unit.y, unit.x, unit.place, choice[2])
+    off = off_median(near, choice[0], choice[1])
+    for i in range(6):
+        blocks[i, unit.y : unit.y + size, unit.x : unit.x + size] = choice[i]
+    moved[unit.y : unit.y + size, unit.x : unit.x + size] = off
+
+
+@njit
+def _unit(moved, y, x, size, place):  # type: ignore[no-untyped-def]
+    around = (moved[y, x - 1] if x else 0) + (moved[y - 1, x] if y else 0)
+    return Unit(y, x, size, place, around)
+
+
+@compiled()
+def search_frame(search, last, reach, blocks, split):  # type: ignore[no-untyped-def]
+    """Fill blocks (6, H/8, W/8) and split (H/16, W/16) for one frame; see `motion_search.search_motion`.
+
+    last: uint8 (H, W), the last frame. reach: luma samples of the first, coarse search each way.
     """
     rows, columns = split.shape
-    planes = quarter_planes(reference)
-    scratch = np.empty((8, 8), np.int32)
+    references = len(search.distances)
     coarse = np.zeros((2, rows, columns), np.int64)
-    _coarse(current, reference, reach, coarse)
+    _coarse(search.current, last, reach, coarse)
     moved = np.zeros((2 * rows, 2 * columns), np.int64)
-    candidates = np.zeros((9, 2), np.int64)
+    found = Found(np.zeros(references, np.bool_), np.zeros((references, 2), np.int64), np.zeros(references, np.float32))
+    finer = Found(np.zeros(references, np.bool_), np.zeros((references, 2), np.int64), np.zeros(references, np.float32))
+    choice, small = np.zeros(6, np.int64), np.zeros(6, np.int64)
+    chances = search.chances
     for row in range(rows):
         for column in range(columns):
             y, x = 2 * row, 2 * column
             divided = np.int64(split[row - 1, column] if row else 0) + np.int64(split[row, column - 1] if column else 0)
-            near = near_vectors(vectors, y, x, 0)
-            around = (moved[y, x - 1] if x else 0) + (moved[y - 1, x] if y else 0)
-            count = _gather(candidates, near, previous, y, x)
-            known = count
-            candidates[count, 0], candidates[count, 1] = coarse[0, row, column], coarse[1, row, column]
-            count += 1
-            down, across = _best_of(
-                current, planes, candidates, count, 8 * y, 8 * x, 16, near, 0, around, weight, chances
-            )
-            down, across, whole = _finer(
-                current, planes, down, across, 8 * y, 8 * x, 16, near, 0, around, scale, prices, chances, scratch
-            )
-            down, across, whole = _cheapest(
-                current, planes, candidates, known, 8 * y, 8 * x, 16, near, 0, around, scale, prices, chances, scratch,
-                down, across, whole,
-            )  # fmt: skip
-            whole += chances[0, divided]
+            found.tried[:] = True
+            found.vectors[0, 0], found.vectors[0, 1] = coarse[0, row, column], coarse[1, row, column]
+            unit = _unit(moved, y, x, 16, 0)
+            whole = _choose(search, unit, blocks, found, choice) + chances[0, divided]
             # The four quarters, each knowing the ones before.
             total = chances[1, divided]
             for quarter in range(4):
                 if total >= whole:
                     break
-                qy, qx = y + (quarter >> 1), x + (quarter & 1)
-                near_q = near_vectors(vectors, qy, qx, quarter + 1)
-                around_q = (moved[qy, qx - 1] if qx else 0) + (moved[qy - 1, qx] if qy else 0)
-                count = _gather(candidates, near_q, previous, qy, qx)
-                candidates[count, 0], candidates[count, 1] = down, across
-                count += 1
-                vy, vx = _best_of(
-                    current,
-                    planes,
-                    candidates,
-                    count,
-                    8 * qy,
-                    8 * qx,
-                    8,
-                    near_q,
-                    quarter + 1,
-                    around_q,
-                    weight,
-                    chances,
-                )
-                vy, vx, cost = _finer(
-                    current, planes, vy, vx, 8 * qy, 8 * qx, 8, near_q, quarter + 1, around_q, scale, prices, chances,
-                    scratch,
-                )  # fmt: skip
-                vy, vx, cost = _cheapest(
-                    current, planes, candidates, count, 8 * qy, 8 * qx, 8, near_q, quarter + 1, around_q, scale, prices,
-                    chances, scratch, vy, vx, cost,
-                )  # fmt: skip
-                total += cost
-                vectors[0, qy, qx], vectors[1, qy, qx] = vy, vx
-                moved[qy, qx] = off_median(near_q, vy, vx)
+                finer.tried[:] = False
+                finer.tried[0] = finer.tried[choice[2]] = finer.tried[max(choice[5], 0)] = True
+                finer.vectors[:] = found.vectors
+                unit = _unit(moved, y + (quarter >> 1), x + (quarter & 1), 8, quarter + 1)
+                total += _choose(search, unit, blocks, finer, small)
+                _keep(blocks, moved, search, unit, small)
             if total < whole:
-                split[row, column] = 1  # the quarters' vectors are in their places
+                split[row, column] = 1  # the quarters are in their places
             else:
                 split[row, column] = 0
-                vectors[0, y : y + 2, x : x + 2] = down
-                vectors[1, y : y + 2, x : x + 2] = across
-                moved[y : y + 2, x : x + 2] = off_median(near, down, across)
+                _keep(blocks, moved, search, _unit(moved, y, x, 16, 0), choice)

@@ -26,6 +26,8 @@ from codec.innvc.symbol_mixing import SymbolMixing, start_mixer
 from codec.intra.coding import IntraSettings
 from codec.intra.coding import Planes as IntraPlanes
 from codec.lifting import forward_transform, inverse_transform
+from codec.motion import Motion
+from codec.motion_coding import MotionChances
 from codec.sample_coding import SampleModel
 
 if TYPE_CHECKING:
@@ -54,6 +56,8 @@ class CodingState:
         self.after_intra = False
         self.field: Field = self.empty_field()
         self.place = 0  # of the coming frame in its segment
+        self.motion = MotionChances()
+        self.keep_last = True  # when the coming frame follows the last one as such
 
     def fork(self) -> CodingState:
         """A state to try something out on."""
@@ -61,6 +65,7 @@ class CodingState:
         made.adaptive = copy.deepcopy(self.adaptive)
         made.mixing = self.mixing.copy() if self.mixing else None
         made.samples = self.samples.copy()
+        made.motion = self.motion.copy()
         return made
 
     def adapt(self, changes: NDArray[np.int32] | None) -> None:
@@ -76,9 +81,15 @@ class CodingState:
             torch.empty(1, 2, self.height // 2, self.width // 2, device=self.device),
         ))  # fmt: skip
 
-    def moved(self, vectors: Tensor) -> Prediction:
+    def moved(self, motion: Motion) -> Prediction:
         assert self.reference is not None
-        return predict(self.reference, vectors)
+        return predict(self.reference, motion)
+
+    @property
+    def distances(self) -> tuple[int, ...]:
+        """Of the frames that a coming frame may be predicted from."""
+        assert self.reference is not None
+        return self.reference.distances
 
     @full_precision()
     def context(self, qp: int, intra: bool, prediction: Prediction, vectors: Tensor) -> FrameContext:
@@ -150,8 +161,8 @@ class CodingState:
         """Make a frame without loss the next one's reference; what else was learned is forgotten."""
         self.recurrent, self.trim, self.adaptive, self.mixing = None, self.no_trim(), None, None
         planes = self.padded(frame)
-        self.reference = renew(prediction, planes, torch.ones(1, dtype=torch.int64, device=self.device))
-        self.after_intra = not prediction.guesses
+        step = torch.ones(1, dtype=torch.int64, device=self.device)
+        self._renew(prediction, planes, step)
         self.place += 1
 
     def padded(self, frame: Frame) -> Planes:
@@ -172,14 +183,20 @@ class CodingState:
 
     def _keep(self, context: FrameContext, prediction: Prediction, rebuilt: list[Tensor]) -> Frame:
         step = sample_step(torch.tensor([context.qp], device=self.device))
-        self.reference = renew(prediction, (rebuilt[0].float()[None], rebuilt[1].float()[None]), step)
+        self._renew(prediction, (rebuilt[0].float()[None], rebuilt[1].float()[None]), step)
         if self.adaptive is not None and context.kind:
             self.adaptive.settle()
         if self.mixing is not None and context.kind:
             self.mixing.end_frame()
-        self.after_intra = context.kind == 0
         self.place += 1
         return self._cropped(rebuilt)
+
+    def _renew(self, prediction: Prediction, frame: Planes, step: Tensor) -> None:
+        intra = not prediction.guesses
+        self.reference = renew(None if intra else self.reference, prediction, frame, step, self.keep_last)
+        if intra:
+            self.motion = MotionChances()
+        self.after_intra = intra
 
     def _cropped(self, planes: list[Tensor]) -> Frame:
         cw, ch = self.format.chroma_size

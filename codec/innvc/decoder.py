@@ -11,13 +11,13 @@ from codec.container import INTRA, Packet, StreamHeader
 from codec.entropy_coding import SymbolDecoder
 from codec.frames import Frame
 from codec.innvc.adaptation import receive_changes
-from codec.innvc.coding_state import SIDE, CodingState
+from codec.innvc.coding_state import CodingState
 from codec.innvc.field import LARGEST_VALUE
 from codec.innvc.frame_coding import Decoding
+from codec.innvc.frame_motion import receive_motion
 from codec.innvc.lossless import decode_lossless
 from codec.innvc.quantization import LOSSLESS_QP
 from codec.intra.coding import decode_intra
-from codec.motion_coding import decode_motion
 
 if TYPE_CHECKING:
     from codec.innvc.model import InnVC
@@ -56,9 +56,9 @@ def _decode_frame(state: CodingState, coder: SymbolDecoder, qp: int, intra: bool
     if intra:
         frame = state.finish_intra(qp, decode_intra(coder, state.height, state.width, state.intra_settings(qp)))
     else:
-        vectors = decode_motion(coder, state.height // SIDE, state.width // SIDE).vectors.to(state.device)
-        prediction = state.moved(vectors)
-        context = state.context(qp, False, prediction, vectors)
+        motion = receive_motion(state, coder)
+        prediction = state.moved(motion)
+        context = state.context(qp, False, prediction, motion.vectors(state.distances))
         frame = state.finish_frame(context, prediction, Decoding(coder, *state.learning()))
     coder.finish()
     return frame

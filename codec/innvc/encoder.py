@@ -24,6 +24,7 @@ from codec.innvc.coding_state import CodingState
 from codec.innvc.context import to_order
 from codec.innvc.field import LARGEST_VALUE, Field, SliceMeans
 from codec.innvc.frame_coding import Encoding
+from codec.innvc.frame_motion import FrameSearch, send_motion
 from codec.innvc.lossless import encode_lossless
 from codec.innvc.prediction import Planes, Prediction
 from codec.innvc.quantization import (
@@ -37,15 +38,13 @@ from codec.innvc.quantization import (
 from codec.innvc.training_pass import field_magnitudes
 from codec.intra.coding import encode_intra
 from codec.lifting import forward_transform
-from codec.motion_coding import encode_motion
-from codec.motion_search import Motion, search_motion
+from codec.motion import Motion
 from codec.streams import CodedFrame, EncodeOptions
 
 if TYPE_CHECKING:
     from codec.innvc.model import InnVC
 
 _LONG_CHAIN = 64  # frames, from which on an intra frame gets all of its boost
-REACH = 32  # luma samples of the coarse motion search
 
 
 @torch.no_grad()
@@ -53,9 +52,8 @@ def encode_frames(
     codec: InnVC, frames: Iterable[Frame], fmt: VideoFormat, options: EncodeOptions, state: CodingState | None = None
 ) -> Iterator[CodedFrame]:
     """See `Codec.encode_frames`. state: one to begin with, in the place of a new one."""
-    state, moved = state or CodingState(codec, fmt), None
+    state, search = state or CodingState(codec, fmt), FrameSearch()
     for segment, intra_start in _segments(frames, codec.config.segment_frames, options.intra_period):
-        plan: _Plan | None = None
         for number, frame in enumerate(segment):
             intra = number == 0 and intra_start
             boost = intra_boost(codec.config.intra_boost, _depending(options.intra_period, len(segment), codec))
@@ -63,11 +61,11 @@ def encode_frames(
             kind = INTRA if intra else INTER
             if qp == LOSSLESS_QP:
                 coder = SymbolEncoder()
-                moved = encode_lossless(state, coder, frame, intra, moved, REACH)
+                encode_lossless(state, coder, frame, intra, search)
                 yield CodedFrame(kind, qp, coder.finish(), coder.estimated_bits, frame, 0)
                 continue
             planes, field_bits = state.padded(frame), 0.0
-            plan = None if intra else _plan_frame(state, planes, qp, plan)
+            plan = None if intra else _plan_frame(state, search, planes, qp)
             if number:
                 assert plan is not None
                 coder = SymbolEncoder()
@@ -76,7 +74,7 @@ def encode_frames(
                 proposed = _propose_field(state, segment, qp, intra) if options.field else []
                 if plan is None:
                     following = state.padded(segment[1]) if len(segment) > 1 else None
-                    start = _intra_start(state, planes, qp, proposed, following, options.qp)
+                    start = _intra_start(state, search, planes, qp, proposed, following, options.qp)
                 else:
                     start = _inter_start(state, plan, proposed)
                 state, coder, rebuilt, field_bits = start.state, start.coder, start.rebuilt, start.field_bits
@@ -173,20 +171,18 @@ class _Start:
 
 
 @full_precision()
-def _plan_frame(state: CodingState, planes: Planes, qp: int, before: _Plan | None) -> _Plan:
-    assert state.reference is not None
+def _plan_frame(state: CodingState, search: FrameSearch, planes: Planes, qp: int) -> _Plan:
     step = step_size(torch.tensor([qp], device=state.device))
-    candidates = before.motion.vectors if before is not None else None
-    motion = search_motion(planes[0], state.reference.last[0], step, REACH, candidates)
-    prediction = state.moved(motion.vectors)
+    motion = search.run(state, planes[0], step)
+    prediction = state.moved(motion)
     difference = [(x - p)[0].int() for x, p in zip(planes, prediction.base, strict=True)]
     target = to_order(forward_transform(difference[0], difference[1], FRACTION_BITS))
     return _Plan(planes, qp, motion, prediction, target)
 
 
 def _encode_frame(state: CodingState, coder: SymbolEncoder, plan: _Plan) -> Frame:
-    encode_motion(coder, plan.motion)
-    context = state.context(plan.qp, False, plan.prediction, plan.motion.vectors)
+    send_motion(state, coder, plan.motion, keep=True)
+    context = state.context(plan.qp, False, plan.prediction, plan.motion.vectors(state.distances))
     source = Encoding(coder, *state.learning(), plan.target, whole_steps(context.qps))
     return state.finish_frame(context, plan.prediction, source)
 
@@ -218,7 +214,13 @@ def _inter_start(state: CodingState, plan: _Plan, proposed: Field) -> _Start:
 
 
 def _intra_start(
-    state: CodingState, planes: Planes, qp: int, proposed: Field, following: Planes | None, following_qp: int
+    state: CodingState,
+    search: FrameSearch,
+    planes: Planes,
+    qp: int,
+    proposed: Field,
+    following: Planes | None,
+    following_qp: int,
 ) -> _Start:
     """Code an intra frame, with as many levels of the field as make the frame after it cheapest.
 
@@ -241,7 +243,7 @@ def _intra_start(
         rebuilt = trial.finish_intra(qp, coded)
         cost = field_bits
         if following is not None:
-            plan = plan or _plan_frame(trial, following, following_qp, None)
+            plan = plan or _plan_frame(trial, search, following, following_qp)
             after, tried = trial.fork(), SymbolEncoder()
             _encode_frame(after, tried, plan)
             cost += _cost(after, tried, plan)

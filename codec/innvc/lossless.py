@@ -4,39 +4,28 @@ from __future__ import annotations
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from codec.entropy_coding import SymbolDecoder, SymbolEncoder
 from codec.frames import Frame
-from codec.innvc.coding_state import SIDE, CodingState
+from codec.innvc.coding_state import CodingState
+from codec.innvc.frame_motion import FrameSearch, receive_motion, send_motion
 from codec.innvc.prediction import Planes, Prediction
-from codec.motion_coding import decode_motion, encode_motion
-from codec.motion_search import search_motion
 from codec.sample_coding import Planes as SamplePlanes
 from codec.sample_coding import decode_samples, encode_samples
 
 _GUESSES = 3  # base, plain, memory: the smoothed one tells nothing new
 
 
-def encode_lossless(
-    state: CodingState, coder: SymbolEncoder, frame: Frame, intra: bool, before: Tensor | None, reach: int
-) -> Tensor | None:
-    """Code a frame and make it the next one's reference; gives its vectors (1, 2, h, w), None for an intra frame.
-
-    before: the vectors of the frame before, as candidates. reach: luma samples of the coarse motion search.
-    """
+def encode_lossless(state: CodingState, coder: SymbolEncoder, frame: Frame, intra: bool, search: FrameSearch) -> None:
+    """Code a frame and make it the next one's reference."""
     state.begin_lossless(intra)
-    prediction, vectors = state.flat_prediction(), None
+    prediction = state.flat_prediction()
     if not intra:
-        assert state.reference is not None
-        luma = state.padded(frame)[0]
-        motion = search_motion(luma, state.reference.last[0], torch.ones(1, device=state.device), reach, before)
-        encode_motion(coder, motion)
-        vectors = motion.vectors
-        prediction = state.moved(vectors)
+        motion = search.run(state, state.padded(frame)[0], torch.ones(1, device=state.device))
+        send_motion(state, coder, motion, keep=True)
+        prediction = state.moved(motion)
     encode_samples(coder, (frame.y, frame.u, frame.v), _guesses(state, prediction), state.samples)
     state.finish_lossless(frame, prediction)
-    return vectors
 
 
 def decode_lossless(state: CodingState, coder: SymbolDecoder, intra: bool) -> Frame:
@@ -44,8 +33,7 @@ def decode_lossless(state: CodingState, coder: SymbolDecoder, intra: bool) -> Fr
     state.begin_lossless(intra)
     prediction = state.flat_prediction()
     if not intra:
-        vectors = decode_motion(coder, state.height // SIDE, state.width // SIDE).vectors.to(state.device)
-        prediction = state.moved(vectors)
+        prediction = state.moved(receive_motion(state, coder))
     width, height = state.format.chroma_size
     shapes = [(state.format.height, state.format.width), (height, width), (height, width)]
     frame = Frame(*decode_samples(coder, shapes, _guesses(state, prediction), state.samples))

@@ -1,4 +1,4 @@
-"""What a frame is predicted from: the last frame moved with overlap, and three further guesses that a mean may lean to.
+"""What a frame is predicted from: earlier frames moved with overlap, and three further guesses that a mean may lean to.
 
     0  overlapped compensation: each sample by its own block's vector and its neighbours' (the base)
     1  plain block compensation: sharper where neighbours move differently
@@ -18,25 +18,36 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from codec.motion_compensation import compensate
+from codec.motion import MOST_REFERENCES, Motion
+from codec.motion_compensation import Planes, compensate
 
 GUESSES = 3  # beside the base
 _MEMORY_SHARE = 38  # of 64: what the memory keeps of itself where nothing has changed
 _TOLERANCE = 4  # grey levels, beside a quantization step, from which on a change is none of noise
 
-Planes = tuple[Tensor, Tensor]  # luma (B, H, W) and chroma (B, 2, H/2, W/2), float32 whole numbers 0..255
-
 
 @dataclass(frozen=True)
 class Reference:
-    """What is kept from frame to frame: the last frame and the memory."""
+    """What is kept from frame to frame: frames, the last one first; how many frames ago each was; the memory."""
 
-    last: Planes
+    frames: tuple[Planes, ...]
+    distances: tuple[int, ...]
     memory: Planes
 
     @staticmethod
     def after_intra(frame: Planes) -> Reference:
-        return Reference(frame, frame)
+        return Reference((frame,), (1,), frame)
+
+    @property
+    def last(self) -> Planes:
+        return self.frames[0]
+
+    def followed_by(self, frame: Planes, memory: Planes, keep: bool) -> Reference:
+        """The reference a frame later. keep: what was the last frame stays; the oldest goes where there are too many."""
+        first = 0 if keep else 1
+        older = [distance + 1 for distance in self.distances[first:]]
+        frames, distances = (frame, *self.frames[first:]), (1, *older)
+        return Reference(frames[:MOST_REFERENCES], distances[:MOST_REFERENCES], memory)
 
 
 @dataclass(frozen=True)
@@ -51,22 +62,24 @@ class Prediction:
         return Prediction((torch.full_like(like[0], 128.0), torch.full_like(like[1], 128.0)), ())
 
 
-def predict(reference: Reference, vectors: Tensor) -> Prediction:
-    """vectors: (B, 2, H/8, W/8) int64 in quarter samples."""
-    base = compensate(*reference.last, vectors, overlapped=True)
-    plain = compensate(*reference.last, vectors)
-    memory = compensate(*reference.memory, vectors)
+def predict(reference: Reference, motion: Motion) -> Prediction:
+    """A frame's prediction. motion: of a batch, with the reference's frames."""
+    base = compensate(reference.frames, motion.blocks, overlapped=True)
+    plain = compensate(reference.frames, motion.blocks)
+    memory = compensate((reference.memory, *reference.frames[1:]), motion.blocks)
     return Prediction(base, (plain, memory, (_smooth(base[0]), _smooth(base[1]))))
 
 
-def renew(prediction: Prediction, frame: Planes, step: Tensor) -> Reference:
-    """The reference after `frame` was decoded; step: (B,) whole luma quantization steps, in sample units."""
-    if not prediction.guesses:
+def renew(before: Reference | None, prediction: Prediction, frame: Planes, step: Tensor, keep: bool) -> Reference:
+    """The reference after `frame` was decoded; step: (B,) whole luma quantization steps, in sample units; keep: see
+    `Reference.followed_by`. before: None for an intra frame.
+    """
+    if before is None:
         return Reference.after_intra(frame)
     moved = prediction.guesses[1]
     reach = (step + _TOLERANCE).int().view(-1, 1, 1)
     luma = _average(frame[0], moved[0], reach)
-    return Reference(frame, (luma, _average(frame[1], moved[1], reach[:, None])))
+    return before.followed_by(frame, (luma, _average(frame[1], moved[1], reach[:, None])), keep)
 
 
 def _average(frame: Tensor, moved: Tensor, reach: Tensor) -> Tensor:

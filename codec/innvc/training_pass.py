@@ -77,17 +77,19 @@ def training_pass(
         else:
             with torch.no_grad():
                 before = vectors if t > 1 else None
-                motion = search_motion(planes[0], reference.last[0], step_size(coder.qp), REACH, before)
-                vectors = motion.vectors
-                prediction = predict(reference, vectors)
-                motion_bits = estimate_motion_bits(motion).to(luma.device)
+                references, distances = [frame[0] for frame in reference.frames], reference.distances
+                motion = search_motion(planes[0], references, distances, step_size(coder.qp), REACH, before)
+                motion = motion.to(luma.device)
+                vectors = motion.vectors(distances)
+                prediction = predict(reference, motion)
+                motion_bits = estimate_motion_bits(motion, distances).to(luma.device)
         assert vectors is not None
         features = codec.field_decoder(field, t % codec.config.segment_frames, height // 8, width // 8)
         bits, sse, state, residual = coder.run(min(t, 2), planes, prediction, state, vectors, features)
         with torch.no_grad():
             rest = float_inverse(from_order(residual))
             y, uv = (torch.round(p + r).clamp(0, 255) for p, r in zip(prediction.base, rest, strict=True))
-            reference = renew(prediction, (y, uv), coder.whole_step)
+            reference = renew(reference, prediction, (y, uv), coder.whole_step, keep=True)
         outputs.append((bits + motion_bits, sse, y[:, None], uv))
     return TrainingOutput(
         bits=torch.stack([o[0] for o in outputs], dim=1),
