@@ -1,4 +1,4 @@
-"""Motion to bits and back: which blocks are split, where each comes from, and how vectors differ from their neighbours'.
+"""Motion to bits and back: which blocks are split, where each comes from, and how its vector differs from the others.
 
 Blocks come row by row, 16x16, and where one is split its 8x8 quarters row by row. A block's neighbours are the left
 one, the upper one and the corner: upper right, or, for a lower right quarter that has a block to its right, upper left.

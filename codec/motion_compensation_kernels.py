@@ -47,8 +47,8 @@ def _predict(plane, top, left, phase_y, phase_x, taps, rows, columns, lines, out
 
 @compiled(uint8[:, :, ::1], int64[:, :, ::1], int64, int64[:, ::1], int64[:, :, ::1], boolean, uint8[:, ::1])
 def compensate_frame(planes, moves, block, taps, weights, overlapped, out):  # type: ignore[no-untyped-def]
-    """Fill out (H, W) with planes (R, H, W) moved by moves (3, H/block, W/block): vectors in 1/len(taps) of a sample and
-    the number of the plane.
+    """Fill out (H, W) with planes (R, H, W) moved by moves (3, H/block, W/block): vectors in 1/len(taps) of a sample
+    and the number of the plane.
 
     weights: (5, block, block) eighths of the own, the upper, lower, left and right block's vector.
     """
@@ -67,8 +67,8 @@ def compensate_frame(planes, moves, block, taps, weights, overlapped, out):  # t
             top = min(max(y0 + whole_y, -2 * block), height + block)
             left = min(max(x0 + whole_x, -2 * block), width + block)
             _predict(
-                planes[number], top, left, down - whole_y * phases, across - whole_x * phases, taps, block, block, lines,
-                own,
+                planes[number], top, left, down - whole_y * phases, across - whole_x * phases, taps, block, block,
+                lines, own,
             )  # fmt: skip
             mixed = False
             if overlapped:

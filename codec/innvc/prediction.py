@@ -43,7 +43,7 @@ class Reference:
         return self.frames[0]
 
     def followed_by(self, frame: Planes, memory: Planes, keep: bool) -> Reference:
-        """The reference a frame later. keep: what was the last frame stays; the oldest goes where there are too many."""
+        """The reference a frame later. keep: what was the last frame stays; of too many the oldest goes."""
         first = 0 if keep else 1
         older = [distance + 1 for distance in self.distances[first:]]
         frames, distances = (frame, *self.frames[first:]), (1, *older)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 
 from codec.innvc.prediction import GUESSES, Planes, Prediction, Reference, predict, renew
+from codec.motion import MOST_REFERENCES, Motion
 
 
 def _planes(seed: int, height: int = 48, width: int = 64) -> Planes:
@@ -15,7 +16,8 @@ def _planes(seed: int, height: int = 48, width: int = 64) -> Planes:
 
 def test_all_guesses_are_whole_samples() -> None:
     vectors = torch.randint(-40, 40, (1, 2, 6, 8), generator=torch.Generator().manual_seed(1))
-    prediction = predict(Reference(_planes(1), _planes(2)), vectors)
+    motion = Motion.of_last(vectors, torch.ones(1, 3, 4, dtype=torch.bool))
+    prediction = predict(Reference((_planes(1),), (1,), _planes(2)), motion)
     assert len(prediction.guesses) == GUESSES
     for planes in (prediction.base, *prediction.guesses):
         for plane, like in zip(planes, _planes(1), strict=True):
@@ -27,7 +29,7 @@ def test_all_guesses_are_whole_samples() -> None:
 
 def test_without_motion_the_last_frame_and_the_memory_stay_where_they_are() -> None:
     last, memory = _planes(1), _planes(2)
-    prediction = predict(Reference(last, memory), torch.zeros(1, 2, 6, 8, dtype=torch.int64))
+    prediction = predict(Reference((last,), (1,), memory), Motion.still(1, 48, 64))
     assert torch.equal(prediction.base[0], last[0])
     assert torch.equal(prediction.guesses[0][1], last[1])
     assert torch.equal(prediction.guesses[1][0], memory[0])
@@ -37,19 +39,42 @@ def test_without_motion_the_last_frame_and_the_memory_stay_where_they_are() -> N
 def test_memory_averages_noise_and_forgets_changes() -> None:
     generator = torch.Generator().manual_seed(4)
     scene = torch.full((1, 48, 64), 100.0), torch.full((1, 2, 24, 32), 120.0)
-    still = torch.zeros(1, 2, 6, 8, dtype=torch.int64)
+    still = Motion.still(1, 48, 64)
     step = torch.tensor([16])
 
     def noisy() -> Planes:
         luma, chroma = (torch.round(p + 3 * torch.randn(p.shape, generator=generator)) for p in scene)
         return luma, chroma
 
-    reference = renew(Prediction.flat(scene), noisy(), step)
+    reference = renew(None, Prediction.flat(scene), noisy(), step, keep=True)
     assert reference.memory is reference.last
     for _ in range(12):
-        reference = renew(predict(reference, still), noisy(), step)
+        reference = renew(reference, predict(reference, still), noisy(), step, keep=True)
     noise_of = [float((planes[0] - 100).std()) for planes in (reference.last, reference.memory)]
     assert noise_of[1] < 0.75 * noise_of[0]
     changed = torch.full((1, 48, 64), 180.0), scene[1]
-    reference = renew(predict(reference, still), changed, step)
+    reference = renew(reference, predict(reference, still), changed, step, keep=True)
     assert torch.equal(reference.memory[0], changed[0])
+
+
+def test_frames_stay_for_as_long_as_they_are_told_to() -> None:
+    frames = [_planes(seed) for seed in range(8)]
+    step, still = torch.tensor([16]), Motion.still(1, 48, 64)
+    reference = Reference.after_intra(frames[0])
+    for number, (frame, keep) in enumerate(zip(frames[1:6], (True, False, True, True, False), strict=True), start=1):
+        reference = renew(reference, predict(reference, still), frame, step, keep)
+        assert reference.last is frame, number
+    assert [next(i for i, f in enumerate(frames) if f is kept) for kept in reference.frames] == [5, 3, 2, 0]
+    assert reference.distances == (1, 3, 4, 6)
+    reference = renew(reference, predict(reference, still), frames[6], step, True)
+    assert len(reference.frames) == MOST_REFERENCES
+    assert reference.distances == (1, 2, 4, 5)
+
+
+def test_two_hypotheses_are_averaged() -> None:
+    reference = Reference((_planes(1), _planes(2)), (1, 2), _planes(3))
+    motion = Motion.still(1, 48, 64)
+    motion.blocks[:, 5] = 1
+    base = predict(reference, motion).base
+    for plane, one, two in zip(base, _planes(1), _planes(2), strict=True):
+        assert torch.equal(plane, torch.floor((one + two + 1) / 2))
