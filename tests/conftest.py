@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Callable, Iterator
 from fractions import Fraction
 from pathlib import Path
@@ -17,6 +18,7 @@ from codec.frames import Frame, VideoFormat
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 
 MakeVideo = Callable[..., Path]
+_STATUS = pytest.StashKey[int]()
 
 
 def moving_picture(width: int, height: int, t: int, seed: int = 0) -> NDArray[np.uint8]:
@@ -111,3 +113,21 @@ def local_ray() -> Iterator[None]:
     yield
     if started_here:
         ray.shutdown()
+
+
+def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
+    session.config.stash[_STATUS] = int(exitstatus)
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_unconfigure(config: pytest.Config) -> None:
+    """Leave without taking the interpreter down.
+
+    A dozen native libraries, each with threads of its own, have been through this one process; now and then, when all
+    tests had passed and been reported, one of them crashed in its teardown.
+    """
+    if _STATUS not in config.stash:
+        return
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(config.stash[_STATUS])

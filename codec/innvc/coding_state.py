@@ -57,7 +57,7 @@ class CodingState:
         self.field: Field = self.empty_field()
         self.place = 0  # of the coming frame in its segment
         self.motion = MotionChances()
-        self.keep_last = True  # when the coming frame follows the last one as such
+        self.gone = 0  # number of the reference that makes room for the coming frame
 
     def fork(self) -> CodingState:
         """A state to try something out on."""
@@ -193,7 +193,7 @@ class CodingState:
 
     def _renew(self, prediction: Prediction, frame: Planes, step: Tensor) -> None:
         intra = not prediction.guesses
-        self.reference = renew(None if intra else self.reference, prediction, frame, step, self.keep_last)
+        self.reference = renew(None if intra else self.reference, prediction, frame, step, self.gone)
         if intra:
             self.motion = MotionChances()
         self.after_intra = intra

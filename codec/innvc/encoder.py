@@ -181,7 +181,7 @@ def _plan_frame(state: CodingState, search: FrameSearch, planes: Planes, qp: int
 
 
 def _encode_frame(state: CodingState, coder: SymbolEncoder, plan: _Plan) -> Frame:
-    send_motion(state, coder, plan.motion, keep=True)
+    send_motion(state, coder, plan.motion)
     context = state.context(plan.qp, False, plan.prediction, plan.motion.vectors(state.distances))
     source = Encoding(coder, *state.learning(), plan.target, whole_steps(context.qps))
     return state.finish_frame(context, plan.prediction, source)

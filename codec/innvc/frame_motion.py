@@ -6,11 +6,12 @@ from torch import Tensor
 
 from codec.entropy_coding import SymbolDecoder, SymbolEncoder
 from codec.innvc.coding_state import SIDE, CodingState
-from codec.motion import Motion
+from codec.motion import MOST_REFERENCES, Motion
 from codec.motion_coding import decode_motion, encode_motion
 from codec.motion_search import QuarterPlanes, search_motion
 
 REACH = 32  # luma samples of the coarse motion search
+_PERIOD = 4  # frames from one that stays to the next
 
 
 class FrameSearch:
@@ -30,15 +31,32 @@ class FrameSearch:
         return motion
 
 
-def send_motion(state: CodingState, coder: SymbolEncoder, motion: Motion, keep: bool) -> None:
-    """keep: the last frame stays a reference when this one follows it."""
-    state.keep_last = keep
-    coder.encode_uniform(int(keep), 2)
+def send_motion(state: CodingState, coder: SymbolEncoder, motion: Motion) -> None:
+    state.gone = goes(state.distances)
+    coder.encode_uniform(state.gone, _choices(state))
     encode_motion(coder, motion, state.distances, state.motion)
 
 
 def receive_motion(state: CodingState, coder: SymbolDecoder) -> Motion:
     """Raises StreamError on impossible values."""
-    state.keep_last = bool(coder.decode_uniform(2))
+    state.gone = coder.decode_uniform(_choices(state))
     rows, columns = state.height // SIDE, state.width // SIDE
     return decode_motion(coder, rows, columns, state.distances, state.motion).to(state.device)
+
+
+def _choices(state: CodingState) -> int:
+    """Any of the references may make room for the coming frame; none has to while there are few."""
+    count = len(state.distances)
+    return count + 1 if count < MOST_REFERENCES else count
+
+
+def goes(distances: tuple[int, ...]) -> int:
+    """The number of the reference that makes room, or one too large for none. The encoder's choice.
+
+    The intra frame, which is finer than all others, stays, and so does every fourth after it while there is room.
+    """
+    first = distances[-1]  # the intra frame
+    passing = [number for number, distance in enumerate(distances) if (first - distance) % _PERIOD]
+    if passing:
+        return passing[-1]
+    return len(distances) if len(distances) < MOST_REFERENCES else len(distances) - 2

@@ -22,7 +22,7 @@ def encode_lossless(state: CodingState, coder: SymbolEncoder, frame: Frame, intr
     prediction = state.flat_prediction()
     if not intra:
         motion = search.run(state, state.padded(frame)[0], torch.ones(1, device=state.device))
-        send_motion(state, coder, motion, keep=True)
+        send_motion(state, coder, motion)
         prediction = state.moved(motion)
     encode_samples(coder, (frame.y, frame.u, frame.v), _guesses(state, prediction), state.samples)
     state.finish_lossless(frame, prediction)

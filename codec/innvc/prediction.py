@@ -42,12 +42,12 @@ class Reference:
     def last(self) -> Planes:
         return self.frames[0]
 
-    def followed_by(self, frame: Planes, memory: Planes, keep: bool) -> Reference:
-        """The reference a frame later. keep: what was the last frame stays; of too many the oldest goes."""
-        first = 0 if keep else 1
-        older = [distance + 1 for distance in self.distances[first:]]
-        frames, distances = (frame, *self.frames[first:]), (1, *older)
-        return Reference(frames[:MOST_REFERENCES], distances[:MOST_REFERENCES], memory)
+    def followed_by(self, frame: Planes, memory: Planes, gone: int) -> Reference:
+        """The reference a frame later. gone: the number of the frame that makes room, or one too large for none."""
+        stay = [number for number in range(len(self.frames)) if number != gone]
+        frames, distances = [self.frames[n] for n in stay], [self.distances[n] + 1 for n in stay]
+        assert len(frames) < MOST_REFERENCES
+        return Reference((frame, *frames), (1, *distances), memory)
 
 
 @dataclass(frozen=True)
@@ -70,8 +70,8 @@ def predict(reference: Reference, motion: Motion) -> Prediction:
     return Prediction(base, (plain, memory, (_smooth(base[0]), _smooth(base[1]))))
 
 
-def renew(before: Reference | None, prediction: Prediction, frame: Planes, step: Tensor, keep: bool) -> Reference:
-    """The reference after `frame` was decoded; step: (B,) whole luma quantization steps, in sample units; keep: see
+def renew(before: Reference | None, prediction: Prediction, frame: Planes, step: Tensor, gone: int) -> Reference:
+    """The reference after `frame` was decoded; step: (B,) whole luma quantization steps, in sample units; gone: see
     `Reference.followed_by`. before: None for an intra frame.
     """
     if before is None:
@@ -79,7 +79,7 @@ def renew(before: Reference | None, prediction: Prediction, frame: Planes, step:
     moved = prediction.guesses[1]
     reach = (step + _TOLERANCE).int().view(-1, 1, 1)
     luma = _average(frame[0], moved[0], reach)
-    return before.followed_by(frame, (luma, _average(frame[1], moved[1], reach[:, None])), keep)
+    return before.followed_by(frame, (luma, _average(frame[1], moved[1], reach[:, None])), gone)
 
 
 def _average(frame: Tensor, moved: Tensor, reach: Tensor) -> Tensor:

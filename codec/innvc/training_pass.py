@@ -29,6 +29,7 @@ from codec.innvc.context import (
     to_order,
 )
 from codec.innvc.field import LARGEST_VALUE, Field, SliceMeans
+from codec.innvc.frame_motion import goes
 from codec.innvc.layout import GROUP_SIZES, GROUP_STARTS, ORDER, dc_pyramid, live_channels
 from codec.innvc.prediction import Planes, Prediction, Reference, predict, renew
 from codec.innvc.prior import INDEX_UNITS, TOLD_GUESSES, whole_index
@@ -89,7 +90,8 @@ def training_pass(
         with torch.no_grad():
             rest = float_inverse(from_order(residual))
             y, uv = (torch.round(p + r).clamp(0, 255) for p, r in zip(prediction.base, rest, strict=True))
-            reference = renew(reference, prediction, (y, uv), coder.whole_step, keep=True)
+            gone = goes(reference.distances) if reference else 0
+            reference = renew(reference, prediction, (y, uv), coder.whole_step, gone)
         outputs.append((bits + motion_bits, sse, y[:, None], uv))
     return TrainingOutput(
         bits=torch.stack([o[0] for o in outputs], dim=1),

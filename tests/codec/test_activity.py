@@ -30,8 +30,7 @@ def test_flat_places_are_finer_and_busy_ones_coarser() -> None:
     assert steeper.max() <= 30 + 12
 
 
-def test_lossless_stays_lossless_and_qps_stay_in_range() -> None:
-    assert (block_qps(_half_busy(), torch.tensor([63]), 16) == 63).all()
+def test_qps_stay_in_range() -> None:
     for qp in (0, 62):
         found = block_qps(_half_busy(), torch.tensor([qp]), 16)
         assert found.min() >= 0

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch
 
+from codec.innvc.frame_motion import goes
 from codec.innvc.prediction import GUESSES, Planes, Prediction, Reference, predict, renew
 from codec.motion import MOST_REFERENCES, Motion
 
@@ -46,29 +47,35 @@ def test_memory_averages_noise_and_forgets_changes() -> None:
         luma, chroma = (torch.round(p + 3 * torch.randn(p.shape, generator=generator)) for p in scene)
         return luma, chroma
 
-    reference = renew(None, Prediction.flat(scene), noisy(), step, keep=True)
+    reference = renew(None, Prediction.flat(scene), noisy(), step, 0)
     assert reference.memory is reference.last
     for _ in range(12):
-        reference = renew(reference, predict(reference, still), noisy(), step, keep=True)
+        reference = renew(reference, predict(reference, still), noisy(), step, 0)
     noise_of = [float((planes[0] - 100).std()) for planes in (reference.last, reference.memory)]
     assert noise_of[1] < 0.75 * noise_of[0]
     changed = torch.full((1, 48, 64), 180.0), scene[1]
-    reference = renew(reference, predict(reference, still), changed, step, keep=True)
+    reference = renew(reference, predict(reference, still), changed, step, 0)
     assert torch.equal(reference.memory[0], changed[0])
 
 
-def test_frames_stay_for_as_long_as_they_are_told_to() -> None:
+def test_frames_stay_until_they_make_room() -> None:
     frames = [_planes(seed) for seed in range(8)]
     step, still = torch.tensor([16]), Motion.still(1, 48, 64)
     reference = Reference.after_intra(frames[0])
-    for number, (frame, keep) in enumerate(zip(frames[1:6], (True, False, True, True, False), strict=True), start=1):
-        reference = renew(reference, predict(reference, still), frame, step, keep)
-        assert reference.last is frame, number
-    assert [next(i for i, f in enumerate(frames) if f is kept) for kept in reference.frames] == [5, 3, 2, 0]
-    assert reference.distances == (1, 3, 4, 6)
-    reference = renew(reference, predict(reference, still), frames[6], step, True)
+    for frame, gone in zip(frames[1:6], (1, 0, 2, 3, 2), strict=True):
+        reference = renew(reference, predict(reference, still), frame, step, gone)
+    assert [next(i for i, f in enumerate(frames) if f is kept) for kept in reference.frames] == [5, 4, 3, 0]
+    assert reference.distances == (1, 2, 3, 6)
     assert len(reference.frames) == MOST_REFERENCES
-    assert reference.distances == (1, 2, 4, 5)
+
+
+def test_the_intra_frame_and_every_fourth_after_it_stay() -> None:
+    distances: tuple[int, ...] = (1,)
+    for _ in range(30):
+        stay = [distance + 1 for number, distance in enumerate(distances) if number != goes(distances)]
+        distances = (1, *stay)
+        assert len(distances) <= MOST_REFERENCES
+    assert [31 - distance for distance in distances] == [30, 28, 24, 0]
 
 
 def test_two_hypotheses_are_averaged() -> None:
