@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-MOST_REFERENCES = 4
+MOST_REFERENCES = 5
 LARGEST_VECTOR = 1 << 14  # quarter samples; beyond it a stream is not sound
 NO_SECOND = -1
 

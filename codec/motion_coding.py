@@ -11,8 +11,8 @@ of a block, each with its context, are:
 1. is it split? (0..2: how many of the left and the upper block are)
 and then for each vector:
 2. with more than one reference: its number, 0 the last frame, as ones and, unless it is the last, a zero
-   (223 + 9 where the block is whole + 3 · the ones so far + how many of the left and the upper 8x8 block have another
-   reference than 0)
+   (223 + 9 where the block is whole + 3 · the ones so far, at most 2, + how many of the left and the upper 8x8 block
+   have another reference than 0)
 3. is it other than the median? (3 + 3 · (5 · spread class + place) + how many of the left and the upper 8x8 block are)
 4. if so: is it the left neighbour's, the upper one's, the corner's? (63 + 3 · (5 · spread class + place) + 0, 1, 2)
    Neighbours equal to the median or to one asked before are left out.
@@ -23,9 +23,9 @@ and then for each vector:
    medians is below, at, above zero)
 6. with more than one reference: is there a second vector? (241 + 3 where the block is whole + how many of the left and
    the upper 8x8 block have one)
-7. if so: its reference as in 2 (247 + 3 · the first reference + the ones so far), and its difference from the first
-   vector, scaled to its distance, as in 5 (259 + ones for axis 0; 267, or 275 where axis 0 differs, + ones for axis 1;
-   sign 221)
+7. if so: its reference as in 2 (247 + 3 · the first reference, at most 3, + the ones so far, at most 2), and its
+   difference from the first vector, scaled to its distance, as in 5 (259 + ones for axis 0; 267, or 275 where axis 0
+   differs, + ones for axis 1; sign 221)
 
 A context has a chance p of a one, in 65536ths, at first 256 times its byte of `_START`, that rests on n bits, at
 first 6. A zero is coded as the interval of

@@ -115,7 +115,7 @@ def _vector(coder, near, moved, y, x, place, wanted):  # type: ignore[no-untyped
 @njit
 def _reference(coder, wanted, count, context, step):  # type: ignore[no-untyped-def]
     found = np.int64(0)
-    while found < count - 1 and _bit(coder, wanted > found, context + step * found):
+    while found < count - 1 and _bit(coder, wanted > found, context + step * min(found, 2)):
         found += 1
     return found
 
@@ -125,7 +125,7 @@ def _second(coder, wanted, distances, first, context):  # type: ignore[no-untype
     """The second hypothesis, if there is one; context: of whether. Gives dy, dx, reference."""
     if not _bit(coder, wanted[2] >= 0, context):
         return np.int64(0), np.int64(0), np.int64(-1)
-    reference = _reference(coder, wanted[2], len(distances), SECOND_REFERENCE + 3 * first[2], 1)
+    reference = _reference(coder, wanted[2], len(distances), SECOND_REFERENCE + 3 * min(first[2], 3), 1)
     distance, of = distances[reference], distances[first[2]]
     near_y, near_x = scaled(first[0], distance, of), scaled(first[1], distance, of)
     down = _difference(coder, wanted[0] - near_y, APART, np.int64(0), 0)

@@ -202,8 +202,8 @@ def off_median(near, down, across):  # type: ignore[no-untyped-def]
 def reference_bits(reference, count, context, step, chances):  # type: ignore[no-untyped-def]
     bits = np.float32(0)
     for found in range(reference):
-        bits += chances[1, context + step * found]
-    return bits + chances[0, context + step * reference] if reference < count - 1 else bits
+        bits += chances[1, context + step * min(found, 2)]
+    return bits + chances[0, context + step * min(reference, 2)] if reference < count - 1 else bits
 
 
 @njit

@@ -239,7 +239,7 @@ def _with_second(search, unit, blocks, found, choice, best, context, context_2):
         if other == r or not found.tried[other] or fixed >= best:
             continue
         planes_2 = search.planes[search.slots[other]]
-        base = fixed + reference_bits(other, references, SECOND_REFERENCE + 3 * r, 1, chances)
+        base = fixed + reference_bits(other, references, SECOND_REFERENCE + 3 * min(r, 3), 1, chances)
         second = found.vectors[other, 0], found.vectors[other, 1]
         own, centre = np.float32(1e30), second
         straight = (

@@ -53,10 +53,11 @@ def _choices(state: CodingState) -> int:
 def goes(distances: tuple[int, ...]) -> int:
     """The number of the reference that makes room, or one too large for none. The encoder's choice.
 
-    The intra frame, which is finer than all others, stays, and so does every fourth after it while there is room.
+    The intra frame, which is finer than all others, stays; so does the last frame, and every fourth after the intra
+    frame while there is room.
     """
     first = distances[-1]  # the intra frame
-    passing = [number for number, distance in enumerate(distances) if (first - distance) % _PERIOD]
+    passing = [number for number, distance in enumerate(distances) if number and (first - distance) % _PERIOD]
     if passing:
         return passing[-1]
     return len(distances) if len(distances) < MOST_REFERENCES else len(distances) - 2

@@ -104,7 +104,7 @@ def test_coarser_steps_spend_less_on_vectors() -> None:
     assert bits[0] > bits[1] > bits[2]
 
 
-DISTANCES = (1, 2, 5, 9)
+DISTANCES = (1, 2, 5, 9, 30)
 
 
 def _random_motion(rows: int, columns: int, largest: int, seed: int, references: int = MOST_REFERENCES) -> Motion:
