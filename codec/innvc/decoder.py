@@ -15,6 +15,7 @@ from codec.innvc.coding_state import SIDE, CodingState
 from codec.innvc.field import LARGEST_VALUE
 from codec.innvc.frame_coding import Decoding
 from codec.innvc.lossless import decode_lossless
+from codec.innvc.post_filter import FilterDecoding
 from codec.innvc.quantization import LOSSLESS_QP
 from codec.intra.coding import decode_intra
 from codec.motion_coding import decode_motion
@@ -54,11 +55,12 @@ def _decode_frame(state: CodingState, coder: SymbolDecoder, qp: int, intra: bool
         state.place = 0
         receive_field(state, coder, qp)
     if intra:
-        frame = state.finish_intra(qp, decode_intra(coder, state.height, state.width, state.intra_settings(qp)))
+        coded = decode_intra(coder, state.height, state.width, state.intra_settings(qp))
+        frame = state.finish_intra(qp, coded, FilterDecoding(coder))
     else:
         vectors = decode_motion(coder, state.height // SIDE, state.width // SIDE).vectors.to(state.device)
         prediction = state.moved(vectors)
         context = state.context(qp, False, prediction, vectors)
-        frame = state.finish_frame(context, prediction, Decoding(coder, *state.learning()))
+        frame = state.finish_frame(context, prediction, Decoding(coder, *state.learning()), FilterDecoding(coder))
     coder.finish()
     return frame
