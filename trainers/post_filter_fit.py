@@ -45,7 +45,7 @@ from codec.streams import EncodeOptions
 from pipeline.loader import ClipLoader
 
 _FRAMES = 6  # of a clip
-_BOOSTS = 120  # of intra frames, before the encoder holds them back for a short clip: 0 to about 11 QPs
+_BOOSTS = 120  # of intra frames, before the encoder holds them back for a short clip: 0 to 14 QPs
 _QPS = 2, 61
 _KEEP = 300.0  # samples that what is best for all classes counts as
 _LARGEST = 32767  # of a weight, in 1024ths
