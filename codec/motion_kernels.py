@@ -23,7 +23,7 @@ MOVED, NEIGHBOUR, POWER, LOWER, SIGN, REFERENCE, SECOND, SECOND_REFERENCE, APART
 
 
 @njit
-def _bit(coder, wanted, context):  # type: ignore[no-untyped-def]
+def adaptive_bit(coder, wanted, context):  # type: ignore[no-untyped-def]
     """Code a bit, or find it, with its context's chance of a one; the chance learns from it."""
     _, chances, seen, _, _, _, _ = coder
     chance = chances[context]
@@ -42,16 +42,16 @@ def _difference(coder, wanted, context, lean, not_zero):  # type: ignore[no-unty
     """One axis's difference from the median: how many bits it has, the bits below the first one, the sign."""
     magnitude = abs(wanted)
     power = not_zero
-    while power < _LARGEST_POWER and _bit(coder, magnitude >> power, context + min(power, 7)):
+    while power < _LARGEST_POWER and adaptive_bit(coder, magnitude >> power, context + min(power, 7)):
         power += 1
     if power == 0:
         return np.int64(0)
     value = np.int64(1) << (power - 1)
     if power > 1:
-        value |= _bit(coder, magnitude >> (power - 2) & 1, LOWER) << (power - 2)
+        value |= adaptive_bit(coder, magnitude >> (power - 2) & 1, LOWER) << (power - 2)
     if power > 2:
         value |= even_bits(coder, magnitude & ((1 << (power - 2)) - 1), power - 2)
-    negative = _bit(coder, wanted < 0, SIGN + (0 if lean < 0 else 1 if lean == 0 else 2))
+    negative = adaptive_bit(coder, wanted < 0, SIGN + (0 if lean < 0 else 1 if lean == 0 else 2))
     return -value if negative else value
 
 
@@ -96,14 +96,14 @@ def _vector(coder, near, moved, y, x, place, wanted):  # type: ignore[no-untyped
     spread = 0 if apart == 0 else 1 if apart < 3 else 2 if apart < 17 else 3
     around = (moved[y, x - 1] if x else 0) + (moved[y - 1, x] if y else 0)
     kind = (spread * 5 + place) * 3
-    if not _bit(coder, wanted != median, MOVED + kind + around):
+    if not adaptive_bit(coder, wanted != median, MOVED + kind + around):
         return median[0], median[1], 0
-    if left != median and _bit(coder, wanted == left, NEIGHBOUR + kind):
+    if left != median and adaptive_bit(coder, wanted == left, NEIGHBOUR + kind):
         return left[0], left[1], 1
-    if up != median and up != left and _bit(coder, wanted == up, NEIGHBOUR + kind + 1):
+    if up != median and up != left and adaptive_bit(coder, wanted == up, NEIGHBOUR + kind + 1):
         return up[0], up[1], 1
     fresh = corner != median and corner != left and corner != up
-    if fresh and _bit(coder, wanted == corner, NEIGHBOUR + kind + 2):
+    if fresh and adaptive_bit(coder, wanted == corner, NEIGHBOUR + kind + 2):
         return corner[0], corner[1], 1
     context = POWER + spread * 8
     down = _difference(coder, wanted[0] - median[0], context, total[0] - 3 * median[0], 0)
@@ -115,7 +115,7 @@ def _vector(coder, near, moved, y, x, place, wanted):  # type: ignore[no-untyped
 @njit
 def _reference(coder, wanted, count, context, step):  # type: ignore[no-untyped-def]
     found = np.int64(0)
-    while found < count - 1 and _bit(coder, wanted > found, context + step * min(found, 2)):
+    while found < count - 1 and adaptive_bit(coder, wanted > found, context + step * min(found, 2)):
         found += 1
     return found
 
@@ -123,7 +123,7 @@ def _reference(coder, wanted, count, context, step):  # type: ignore[no-untyped-
 @njit
 def _second(coder, wanted, distances, first, context):  # type: ignore[no-untyped-def]
     """The second hypothesis, if there is one; context: of whether. Gives dy, dx, reference."""
-    if not _bit(coder, wanted[2] >= 0, context):
+    if not adaptive_bit(coder, wanted[2] >= 0, context):
         return np.int64(0), np.int64(0), np.int64(-1)
     reference = _reference(coder, wanted[2], len(distances), SECOND_REFERENCE + 3 * min(first[2], 3), 1)
     distance, of = distances[reference], distances[first[2]]
@@ -159,7 +159,7 @@ def code_motion(decoding, blocks, split, distances, chances, seen, intervals, wo
     for row in range(rows):
         for column in range(columns):
             context = np.int64(split[row - 1, column] if row else 0) + np.int64(split[row, column - 1] if column else 0)
-            split[row, column] = divided = _bit(coder, np.int64(split[row, column]), context)
+            split[row, column] = divided = adaptive_bit(coder, np.int64(split[row, column]), context)
             size = 1 if divided else 2
             for quarter in range(4 if divided else 1):
                 y, x = 2 * row + (quarter >> 1), 2 * column + (quarter & 1)

@@ -20,6 +20,7 @@ from codec.innvc.context import from_order, to_order
 from codec.innvc.field import Field
 from codec.innvc.frame_coding import FrameContext, FrameTables, Quantizing, SymbolSource, code_coefficients
 from codec.innvc.layout import GROUP_SIZES
+from codec.innvc.post_filter import Flags, FlagSource, picture_of, shipped_filter
 from codec.innvc.prediction import Planes, Prediction, Reference, predict, renew
 from codec.innvc.quantization import FRACTION_BITS, intra_steps, sample_step, whole_steps
 from codec.innvc.symbol_mixing import SymbolMixing, start_mixer
@@ -53,6 +54,7 @@ class CodingState:
         self.mixing: SymbolMixing | None = None
         self.first_mixer = start_mixer  # what learning begins with
         self.samples = SampleModel()  # of frames without loss
+        self.post_filter, self.flags = shipped_filter(), Flags()
         self.after_intra = False
         self.field: Field = self.empty_field()
         self.place = 0  # of the coming frame in its segment
@@ -66,6 +68,7 @@ class CodingState:
         made.mixing = self.mixing.copy() if self.mixing else None
         made.samples = self.samples.copy()
         made.motion = self.motion.copy()
+        made.flags = self.flags.copy()
         return made
 
     def adapt(self, changes: NDArray[np.int32] | None) -> None:
@@ -126,19 +129,24 @@ class CodingState:
         return part.move(self.recurrent, vectors)
 
     @full_precision()
-    def finish_frame(self, context: FrameContext, prediction: Prediction, source: SymbolSource) -> Frame:
-        """Code an inter frame's coefficients, rebuild the frame and make it the next one's reference."""
+    def finish_frame(
+        self, context: FrameContext, prediction: Prediction, source: SymbolSource, flags: FlagSource
+    ) -> Frame:
+        """Code an inter frame's coefficients, rebuild the frame and make it the next one's reference.
+
+        Gives it as it is shown: filtered.
+        """
         coefficients = self._walk(context, source)
         residual = inverse_transform(from_order(coefficients), FRACTION_BITS)
         rebuilt = [(p[0].int() + r).clamp(0, 255) for p, r in zip(prediction.base, residual, strict=True)]
-        return self._keep(context, prediction, rebuilt)
+        return self._keep(context, prediction, rebuilt, flags)
 
     def intra_settings(self, qp: int) -> IntraSettings:
         return IntraSettings(qp, intra_steps(), self.codec.config.activity)
 
     @full_precision()
-    def finish_intra(self, qp: int, coded: IntraPlanes) -> Frame:
-        """Make a decoded intra frame the next one's reference.
+    def finish_intra(self, qp: int, coded: IntraPlanes, flags: FlagSource) -> Frame:
+        """Make a decoded intra frame the next one's reference; it is filtered to be shown.
 
         The state comes from the network's walk over the frame's own coefficients, quantized as if they were to be sent.
         """
@@ -151,7 +159,13 @@ class CodingState:
         tables = FrameTables(self.codec.tables, None)
         self._walk(context, Quantizing(tables, target, whole_steps(context.qps)))
         self.adaptive = self.mixing = None  # both begin anew
-        return self._keep(context, prediction, rebuilt)
+        self.flags = Flags()
+        return self._keep(context, prediction, rebuilt, flags)
+
+    def filtered(self, flags: FlagSource, qp: int, prediction: Prediction, rebuilt: list[Tensor]) -> list[Tensor]:
+        """A rebuilt frame as it is shown."""
+        made = flags.exchange(self.post_filter, picture_of(qp, prediction, rebuilt), self.flags)
+        return [torch.from_numpy(plane).to(self.device).int() for plane in made]
 
     def begin_lossless(self, intra: bool) -> None:
         if self.starts_segment(intra):
@@ -181,7 +195,7 @@ class CodingState:
         )
         return coefficients
 
-    def _keep(self, context: FrameContext, prediction: Prediction, rebuilt: list[Tensor]) -> Frame:
+    def _keep(self, context: FrameContext, prediction: Prediction, rebuilt: list[Tensor], flags: FlagSource) -> Frame:
         step = sample_step(torch.tensor([context.qp], device=self.device))
         self._renew(prediction, (rebuilt[0].float()[None], rebuilt[1].float()[None]), step)
         if self.adaptive is not None and context.kind:
@@ -189,7 +203,7 @@ class CodingState:
         if self.mixing is not None and context.kind:
             self.mixing.end_frame()
         self.place += 1
-        return self._cropped(rebuilt)
+        return self._cropped(self.filtered(flags, context.qp, prediction, rebuilt))
 
     def _renew(self, prediction: Prediction, frame: Planes, step: Tensor) -> None:
         intra = not prediction.guesses

@@ -16,6 +16,7 @@ from codec.innvc.field import LARGEST_VALUE
 from codec.innvc.frame_coding import Decoding
 from codec.innvc.frame_motion import receive_motion
 from codec.innvc.lossless import decode_lossless
+from codec.innvc.post_filter import FilterDecoding
 from codec.innvc.quantization import LOSSLESS_QP
 from codec.intra.coding import decode_intra
 
@@ -54,11 +55,12 @@ def _decode_frame(state: CodingState, coder: SymbolDecoder, qp: int, intra: bool
         state.place = 0
         receive_field(state, coder, qp)
     if intra:
-        frame = state.finish_intra(qp, decode_intra(coder, state.height, state.width, state.intra_settings(qp)))
+        coded = decode_intra(coder, state.height, state.width, state.intra_settings(qp))
+        frame = state.finish_intra(qp, coded, FilterDecoding(coder))
     else:
         motion = receive_motion(state, coder)
         prediction = state.moved(motion)
         context = state.context(qp, False, prediction, motion.vectors(state.distances))
-        frame = state.finish_frame(context, prediction, Decoding(coder, *state.learning()))
+        frame = state.finish_frame(context, prediction, Decoding(coder, *state.learning()), FilterDecoding(coder))
     coder.finish()
     return frame

@@ -26,6 +26,7 @@ from codec.innvc.field import LARGEST_VALUE, Field, SliceMeans
 from codec.innvc.frame_coding import Encoding
 from codec.innvc.frame_motion import FrameSearch, send_motion
 from codec.innvc.lossless import encode_lossless
+from codec.innvc.post_filter import FilterEncoding, as_samples
 from codec.innvc.prediction import Planes, Prediction
 from codec.innvc.quantization import (
     FRACTION_BITS,
@@ -184,7 +185,11 @@ def _encode_frame(state: CodingState, coder: SymbolEncoder, plan: _Plan) -> Fram
     send_motion(state, coder, plan.motion)
     context = state.context(plan.qp, False, plan.prediction, plan.motion.vectors(state.distances))
     source = Encoding(coder, *state.learning(), plan.target, whole_steps(context.qps))
-    return state.finish_frame(context, plan.prediction, source)
+    return state.finish_frame(context, plan.prediction, source, _flags(coder, plan.planes))
+
+
+def _flags(coder: SymbolEncoder, planes: Planes) -> FilterEncoding:
+    return FilterEncoding(coder, as_samples((planes[0][0], planes[1][0])))
 
 
 def _cost(state: CodingState, coder: SymbolEncoder, plan: _Plan) -> float:
@@ -240,7 +245,7 @@ def _intra_start(
         send_field(trial, coder, proposed, sent, qp)
         field_bits = coder.estimated_bits - before
         coder.encode_intervals(intervals)
-        rebuilt = trial.finish_intra(qp, coded)
+        rebuilt = trial.finish_intra(qp, coded, _flags(coder, planes))
         cost = field_bits
         if following is not None:
             plan = plan or _plan_frame(trial, search, following, following_qp)

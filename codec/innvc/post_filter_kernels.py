@@ -1,0 +1,188 @@
+"""The post filter's inner loops, compiled by numba: classes of cells, filtered samples, which blocks are filtered.
+
+`codec.innvc.post_filter` says what they are. The walk over the flags goes both ways.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numba import boolean, float64, int32, int64, njit, uint8, uint16, uint32, uint64
+
+from codec.motion_kernels import adaptive_bit
+from codec.rans import compiled, read_only
+
+BORDER = 3  # samples around a plane that taps may reach for; they repeat the border
+
+
+@njit
+def _wide(plane):  # type: ignore[no-untyped-def]
+    height, width = plane.shape
+    wide = np.empty((height + 2 * BORDER, width + 2 * BORDER), np.int32)
+    for y in range(height + 2 * BORDER):
+        row = plane[min(max(y - BORDER, 0), height - 1)]
+        for x in range(BORDER):
+            wide[y, x] = row[0]
+            wide[y, width + BORDER + x] = row[width - 1]
+        for x in range(width):
+            wide[y, x + BORDER] = row[x]
+    return wide
+
+
+@compiled(uint8[:, ::1], uint8[:, :, ::1], int64, int64, int64[::1], int64[::1], int64[::1], int64[:, ::1])
+def classify(plane, guesses, cell, step, levels, leans, changes, classes):  # type: ignore[no-untyped-def]
+    """Fill classes (H/cell, W/cell) of a plane (H, W).
+
+    guesses: (G, H, W), of which the first one counts, if there is one. step: in 16ths. levels, leans, changes: bounds,
+    see `post_filter`.
+    """
+    rows, columns = classes.shape
+    wide = _wide(plane)
+    bends = np.zeros((rows, columns, 5), np.int64)
+    for y in range(plane.shape[0]):
+        up, here, down = wide[y + BORDER - 1], wide[y + BORDER], wide[y + BORDER + 1]
+        for x in range(plane.shape[1]):
+            at = x + BORDER
+            twice = 2 * here[at]
+            into = bends[y // cell, x // cell]
+            into[0] += abs(twice - up[at] - down[at])
+            into[1] += abs(twice - here[at - 1] - here[at + 1])
+            into[2] += abs(twice - up[at - 1] - down[at + 1])
+            into[3] += abs(twice - down[at - 1] - up[at + 1])
+            if len(guesses):
+                into[4] += abs(here[at] - np.int32(guesses[0, y, x]))
+    sums = np.empty(5, np.int64)
+    for row in range(rows):
+        for column in range(columns):
+            sums[:] = 0
+            for i in range(row - 1, row + 2):
+                for j in range(column - 1, column + 2):
+                    near = bends[min(max(i, 0), rows - 1), min(max(j, 0), columns - 1)]
+                    for k in range(5):
+                        sums[k] += near[k]
+            level = np.int64(0)
+            for bound in levels:
+                level += np.int64((sums[0] + sums[1]) * 1024 >= bound * 9 * cell * cell * step)
+            straight = max(sums[0], sums[1]), min(sums[0], sums[1]) + 1
+            oblique = max(sums[2], sums[3]), min(sums[2], sums[3]) + 1
+            if straight[0] * oblique[1] >= oblique[0] * straight[1]:
+                most, least, way = straight[0], straight[1], 0 if sums[0] >= sums[1] else 1
+            else:
+                most, least, way = oblique[0], oblique[1], 2 if sums[2] >= sums[3] else 3
+            strength = np.int64(0)
+            for bound in leans:
+                strength += np.int64(16 * most >= bound * least)
+            lean = 0 if strength == 0 else 1 + way * len(leans) + strength - 1
+            classes[row, column] = level * (1 + 4 * len(leans)) + lean
+            if len(guesses):
+                change = np.int64(0)
+                for bound in changes:
+                    change += np.int64(sums[4] * 1024 >= bound * 9 * cell * cell * step)
+                classes[row, column] += change * (len(levels) + 1) * (1 + 4 * len(leans))
+
+
+@compiled(
+    uint8[:, ::1],
+    uint8[:, :, ::1],
+    int64,
+    int64[:, ::1],
+    int64[:, ::1],
+    int32[:, :, ::1],
+    int32[:, :, ::1],
+    uint8[:, ::1],
+    int64,
+    uint8[:, ::1],
+)
+def filter_plane(plane, guesses, cell, classes, pairs, near, far, flags, block, out):  # type: ignore[no-untyped-def]
+    """Fill out (H, W) with the plane, filtered where flags (of blocks x blocks samples) are set.
+
+    guesses: (G, H, W). pairs: (P, 2) offsets. near: (classes, P, 2 n + 1) and far: (classes, G, 2 m + 1) responses, in
+    1024ths, to differences of -n..n or -m..m and beyond.
+    """
+    height, width = plane.shape
+    wide = _wide(plane)
+    stride = wide.shape[1]
+    samples, others = wide.reshape(-1), guesses.reshape(-1)
+    taps, spans = near.reshape(-1), far.reshape(-1)
+    count, size, wings = pairs.shape[0], near.shape[2], far.shape[2]
+    shifts = pairs[:, 0] * stride + pairs[:, 1]
+    # Clipping by a table, and places without a sign: both spare the loop its branches.
+    to_near, to_far = np.empty(511, np.int64), np.empty(511, np.int64)
+    for k in range(511):
+        to_near[k] = min(max(k - 255, -(size // 2)), size // 2) + size // 2
+        to_far[k] = min(max(k - 255, -(wings // 2)), wings // 2) + wings // 2
+    for row in range(classes.shape[0]):
+        for column in range(classes.shape[1]):
+            top, left = row * cell, column * cell
+            if not flags[top // block, left // block]:
+                for y in range(top, top + cell):
+                    for x in range(left, left + cell):
+                        out[y, x] = plane[y, x]
+                continue
+            first, first_far = classes[row, column] * count * size, classes[row, column] * guesses.shape[0] * wings
+            for y in range(top, top + cell):
+                for x in range(left, left + cell):
+                    at = (y + BORDER) * stride + x + BORDER
+                    own = np.int64(samples[np.uint64(at)])
+                    total = np.int32(512)
+                    base = 255 - own
+                    for k in range(count):
+                        shift, here = shifts[np.uint64(k)], first + k * size
+                        one = to_near[np.uint64(base + samples[np.uint64(at + shift)])]
+                        other = to_near[np.uint64(base + samples[np.uint64(at - shift)])]
+                        total += taps[np.uint64(here + one)] + taps[np.uint64(here + other)]
+                    place = y * width + x
+                    for k in range(guesses.shape[0]):
+                        one = to_far[np.uint64(base + others[np.uint64(k * height * width + place)])]
+                        total += spans[np.uint64(first_far + k * wings + one)]
+                    out[y, x] = min(max(own + (total >> 10), 0), 255)
+
+
+@compiled(uint8[:, ::1], uint8[:, :, ::1], int64[:, ::1], int64[::1], int64[::1], int32[:, :, ::1])
+def measure_taps(plane, guesses, pairs, bounds, guess_bounds, found):  # type: ignore[no-untyped-def]
+    """For fitting: fill found (H, W, taps) with what the weights are to be multiplied by."""
+    wide = _wide(plane)
+    for y in range(plane.shape[0]):
+        for x in range(plane.shape[1]):
+            own, place = np.int32(plane[y, x]), 0
+            for k in range(pairs.shape[0]):
+                down, right = pairs[k, 0], pairs[k, 1]
+                one = wide[y + BORDER + down, x + BORDER + right] - own
+                other = wide[y + BORDER - down, x + BORDER - right] - own
+                for bound in bounds:
+                    found[y, x, place] = min(max(one, -bound), bound) + min(max(other, -bound), bound)
+                    place += 1
+            for k in range(guesses.shape[0]):
+                one = np.int32(guesses[k, y, x]) - own
+                for bound in guess_bounds:
+                    found[y, x, place] = min(max(one, -bound), bound)
+                    place += 1
+
+
+@compiled(
+    boolean, uint8[:, :, ::1], float64[:, :, ::1], int64, int64[::1], int64[::1], uint32[::1], read_only(uint16),
+    uint64[::1],
+)  # fmt: skip
+def code_flags(decoding, flags, gains, first, chances, seen, intervals, words, state):  # type: ignore[no-untyped-def]
+    """Walk the blocks of a frame; gives the number of intervals.
+
+    flags: (3, rows, columns), of Y, U, V, filled. gains: of the same shape, bits that a filtered block is better by:
+    when encoding a flag is set where this is more than it costs. first: number of the first context. chances, seen:
+    each context's chance of a one in 65536ths, and how many bits that rests on; both change. intervals, words, state:
+    see `codec.rans`.
+    """
+    used = np.zeros(1, np.int64)
+    coder = (decoding, chances, seen, intervals, used, words, state)
+    for row in range(flags.shape[1]):
+        for column in range(flags.shape[2]):
+            for kind in range(3):
+                context = first + 6 * kind
+                context += np.int64(flags[kind, row - 1, column] if row else 0)
+                context += np.int64(flags[kind, row, column - 1] if column else 0)
+                if kind and flags[0, row, column]:
+                    context += 3
+                wanted = np.int64(0)
+                if not decoding:
+                    chance = chances[context] / 65536
+                    wanted = np.int64(gains[kind, row, column] > np.log2((1 - chance) / chance))
+                flags[kind, row, column] = adaptive_bit(coder, wanted, context)
+    return used[0]
