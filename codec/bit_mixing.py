@@ -145,25 +145,28 @@ def stored_arrays(file: Path) -> dict[str, NDArray[Any]]:
         raise BitreelError(f"can't read '{file}' ({error}); install bitreel anew") from error
 
 
-@njit
+_inline: Any = njit(inline="always", error_model="numpy")  # a call would pass all of a mixer's arrays
+
+
+@_inline
 def chance(mixer, count, first, second, given=32768):  # type: ignore[no-untyped-def]
     """Chance of a one in 65536ths, LEAST .. 65536 - LEAST, by the contexts places[:count] and two sets of weights.
 
     given: what somebody else thinks the chance is, who votes too.
     """
-    weights, votes, squash = mixer.weights, mixer.votes, mixer.squash
+    chances, seen, weights, _, places, votes, stretch, squash, _, trusts, _ = mixer
     one: Any = np.int64(0)
     other: Any = np.int64(0)
     for i in range(count):
-        place = mixer.places[i]
-        vote = (np.int64(mixer.stretch[mixer.chances[place] >> 4]) * mixer.trusts[mixer.seen[place]]) >> 8
+        place = places[i]
+        vote = (np.int64(stretch[chances[place] >> 4]) * trusts[seen[place]]) >> 8
         votes[i] = vote
         one += weights[first, i] * vote
         other += weights[second, i] * vote
     one += np.int64(weights[first, count]) * 256
     other += np.int64(weights[second, count]) * 256
     votes[count] = 256  # a set's own inclination
-    vote = np.int64(mixer.stretch[given >> 4])
+    vote = np.int64(stretch[given >> 4])
     votes[count + 1] = vote
     one += weights[first, count + 1] * vote
     other += weights[second, count + 1] * vote
@@ -174,12 +177,10 @@ def chance(mixer, count, first, second, given=32768):  # type: ignore[no-untyped
     return np.int64(squash[((one + other) >> 1) + 2048])
 
 
-@njit
+@_inline
 def learn(mixer, count, first, second, bit):  # type: ignore[no-untyped-def]
     """The bit that `chance` was asked for has come. Nothing else may be asked in between."""
-    chances, seen, weights, steps, votes, rates = (
-        mixer.chances, mixer.seen, mixer.weights, mixer.steps, mixer.votes, mixer.rates,
-    )  # fmt: skip
+    chances, seen, weights, steps, places, votes, _, _, shares, _, rates = mixer
     target = np.int64(65536) if bit else np.int64(0)
     wrong, wronger = target - votes[MOST_VOTES], target - votes[MOST_VOTES + 1]
     wrong *= rates[min(steps[first], 1023)]
@@ -192,15 +193,15 @@ def learn(mixer, count, first, second, bit):  # type: ignore[no-untyped-def]
         moved = weights[second, i] + ((votes[i] * wronger + (1 << 21)) >> 22)
         weights[second, i] = min(max(moved, -_LARGEST_WEIGHT), _LARGEST_WEIGHT)
     for i in range(count):
-        place = mixer.places[i]
+        place = places[i]
         known = seen[place]
-        moved = chances[place] + (((target - chances[place]) * mixer.shares[known]) >> 16)
+        moved = chances[place] + (((target - chances[place]) * shares[known]) >> 16)
         chances[place] = min(max(moved, LEAST), 65536 - LEAST)
         if known < _MOST_SEEN:
             seen[place] = known + 1
 
 
-@njit
+@njit(error_model="numpy")
 def mixed_bit(coder, mixer, count, first, second, wanted, given=32768):  # type: ignore[no-untyped-def]
     """Code a bit, or find it, with the chance that `chance` gives; the mixer learns. coder: see `codec.rans`."""
     one = chance_bit(coder, chance(mixer, count, first, second, given), wanted)
