@@ -106,8 +106,8 @@ def work_ours(job: Job) -> dict[str, float]:
         watch.watch(importlib.import_module("codec.innvc.encoder"), "encode_intra")
         watch.watch(importlib.import_module("codec.innvc.symbol_mixing").SymbolMixing, "encode")
         watch.watch(importlib.import_module("codec.innvc.lossless"), "encode_samples")
-        watch.watch(importlib.import_module("codec.innvc.encoder"), "encode_motion")
-        watch.watch(importlib.import_module("codec.innvc.decoder"), "decode_motion")
+        watch.watch(importlib.import_module("codec.innvc.frame_motion"), "encode_motion")
+        watch.watch(importlib.import_module("codec.innvc.frame_motion"), "decode_motion")
     start = peak_mib()
     if job.action == "encode":
         begin = time.perf_counter()

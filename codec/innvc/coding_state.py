@@ -193,6 +193,7 @@ class CodingState:
         coefficients, self.recurrent, self.trim = code_coefficients(
             self.codec.prior, context, source, self.codec.config.live_fraction
         )
+        source.finish()
         return coefficients
 
     def _keep(self, context: FrameContext, prediction: Prediction, rebuilt: list[Tensor], flags: FlagSource) -> Frame:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -66,6 +67,9 @@ class SymbolSource(Protocol):
 
     def exchange(self, index: Tensor, numbers: Tensor, predicted: Tensor, places: Places) -> Tensor: ...
 
+    def finish(self) -> None:
+        """The frame's symbols were all exchanged."""
+
 
 @dataclass(frozen=True)
 class Places:
@@ -108,6 +112,9 @@ class Quantizing:
         residual = self.target[channels].gather(1, places.flat) - predicted
         return self.tables.scales.quantize(residual, self.steps[channels].gather(1, places.flat), index)
 
+    def finish(self) -> None:
+        """Nothing is left to do."""
+
 
 class Encoding(Quantizing):
     """Puts the symbols into a packet as well."""
@@ -117,12 +124,21 @@ class Encoding(Quantizing):
     ) -> None:
         super().__init__(tables, target, steps)
         self.coder, self.mixing = coder, mixing
+        # The network needs to know the symbols only, so it goes on while they are coded.
+        self._thread = ThreadPoolExecutor(1)
+        self._coded: list[Future[NDArray[np.uint32]]] = []
 
     def exchange(self, index: Tensor, numbers: Tensor, predicted: Tensor, places: Places) -> Tensor:
         symbols = super().exchange(index, numbers, predicted, places)
         half = Half(places.start, places.flat, places.second_half, index, numbers, predicted)
-        self.mixing.encode(self.coder, symbols, half, self.tables.current)
+        self._coded.append(self._thread.submit(self.mixing.encode, symbols, half, self.tables.current))
         return symbols
+
+    def finish(self) -> None:
+        """Raises BitreelError where a symbol can't be coded."""
+        self._thread.shutdown()
+        for coded in self._coded:
+            self.coder.encode_intervals(coded.result())
 
 
 class Decoding:
@@ -134,6 +150,9 @@ class Decoding:
     def exchange(self, index: Tensor, numbers: Tensor, predicted: Tensor, places: Places) -> Tensor:
         half = Half(places.start, places.flat, places.second_half, index, numbers, predicted)
         return self.mixing.decode(self.coder, half, self.tables.current)
+
+    def finish(self) -> None:
+        """Nothing is left to do."""
 
 
 def _flat(values: Tensor) -> NDArray[Any]:

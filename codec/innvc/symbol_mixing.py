@@ -17,7 +17,7 @@ from torch import Tensor
 
 from codec.bit_mixing import MOST_VOTES, Mixer, load_mixer
 from codec.count_tables import Tables
-from codec.entropy_coding import SymbolDecoder, SymbolEncoder
+from codec.entropy_coding import SymbolDecoder
 from codec.errors import BitreelError
 from codec.innvc.layout import GROUP_SIZES, GROUP_STARTS, ORDER
 from codec.innvc.symbol_kernels import CONTEXTS, SETS, VOTES, FrameSymbols
@@ -95,14 +95,14 @@ class SymbolMixing:
         """All symbols of the frame are coded."""
         self._before, self._now, self._spent = self._now, np.zeros_like(self._now), np.zeros_like(self._spent)
 
-    def encode(self, coder: SymbolEncoder, symbols: Tensor, half: Half, tables: Tables) -> None:
-        """Code symbols (n, places) int32."""
+    def encode(self, symbols: Tensor, half: Half, tables: Tables) -> NDArray[np.uint32]:
+        """The intervals of symbols (n, places) int32, see `SymbolEncoder.encode_intervals`."""
         given = np.ascontiguousarray(symbols.cpu().numpy(), np.int32)
         intervals = np.empty(_MOST_INTERVALS * given.size, np.uint32)  # memory that is not written to costs nothing
         used = self._run((False, intervals, np.zeros(0, np.uint16), np.zeros(2, np.uint64)), given, half, tables)
         if used < 0:
             raise BitreelError("can't encode: a symbol whose table says 'certainly zero' is not zero")
-        coder.encode_intervals(intervals[:used].copy())
+        return intervals[:used].copy()
 
     def decode(self, coder: SymbolDecoder, half: Half, tables: Tables) -> Tensor:
         """The symbols (n, places) int32 that `encode` took."""
