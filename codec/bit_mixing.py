@@ -36,49 +36,51 @@ _START_SEEN, _START_STEPS = 40, 200
 
 
 @lru_cache
-def squash_table() -> NDArray[np.int32]:
+def squash_table() -> NDArray[np.uint16]:
     """(4096,) chances in 65536ths for logarithms of odds -2048 .. 2047, in 256ths; correctly rounded everywhere."""
     context = Context(prec=24, rounding=ROUND_HALF_EVEN)
     half = [int((65536 / (1 + context.exp(Decimal(-s) / _UNIT))).to_integral_value()) for s in range(2049)]
     found = [65536 - half[-s] if s < 0 else half[s] for s in range(-2048, 2048)]
-    return np.clip(np.array(found, np.int32), LEAST, 65536 - LEAST)
+    return np.clip(np.array(found, np.int32), LEAST, 65536 - LEAST).astype(np.uint16)
 
 
 @lru_cache
-def stretch_table() -> NDArray[np.int32]:
+def stretch_table() -> NDArray[np.int16]:
     """(4096,) logarithms of odds, -2047 .. 2047, of chances in 4096ths: the least whose chance is not below."""
     found = np.searchsorted(squash_table(), np.arange(4096) * 16 + 8) - 2048
-    return np.clip(found, -_LIMIT, _LIMIT).astype(np.int32)
+    return np.clip(found, -_LIMIT, _LIMIT).astype(np.int16)
 
 
 @lru_cache
-def _by_bits_seen() -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+def _by_bits_seen() -> tuple[NDArray[np.int32], NDArray[np.int32]]:
     """What share of a surprise a chance moves by, in 65536ths, and how far a vote is trusted, in 256ths."""
     seen = np.arange(256)
-    return (65536 * 5) // (5 * seen + 8), (256 * 5 * seen) // (5 * seen + 3)
+    found = (65536 * 5) // (5 * seen + 8), (256 * 5 * seen) // (5 * seen + 3)
+    return found[0].astype(np.int32), found[1].astype(np.int32)
 
 
 @lru_cache
-def _rates(first: float, last: float) -> NDArray[np.int64]:
+def _rates(first: float, last: float) -> NDArray[np.int32]:
     """The weights' rate by steps, in 2^-14."""
     whole, least = round(first * (1 << 14)), round(last * (1 << 14))
-    return least + (whole - least) * _RATE_FALLS // (_RATE_FALLS + np.arange(1024))
+    found = least + (whole - least) * _RATE_FALLS // (_RATE_FALLS + np.arange(1024))
+    return found.astype(np.int32)
 
 
 class Parts(NamedTuple):
     """What the functions here call `mixer`: a `Mixer`'s arrays, room for a bit's places and votes, and tables."""
 
-    chances: NDArray[np.int32]
+    chances: NDArray[np.uint16]
     seen: NDArray[np.uint8]
     weights: NDArray[np.int32]
     steps: NDArray[np.int32]
     places: NDArray[np.int64]
     votes: NDArray[np.int64]
-    stretch: NDArray[np.int32]
-    squash: NDArray[np.int32]
-    shares: NDArray[np.int64]
-    trusts: NDArray[np.int64]
-    rates: NDArray[np.int64]
+    stretch: NDArray[np.int16]
+    squash: NDArray[np.uint16]
+    shares: NDArray[np.int32]
+    trusts: NDArray[np.int32]
+    rates: NDArray[np.int32]
 
 
 class Mixer:
@@ -91,7 +93,7 @@ class Mixer:
 
     def __init__(self, contexts: int, first_weights: NDArray[np.float64], rates: tuple[float, float]) -> None:
         self.rates = _rates(*rates)
-        self.chances = np.full(contexts, 1 << 15, np.int32)
+        self.chances = np.full(contexts, 1 << 15, np.uint16)
         self.seen = np.zeros(contexts, np.uint8)
         self.weights = np.round(first_weights * _WEIGHT).astype(np.int32)
         self.steps = np.zeros(len(first_weights), np.int32)
@@ -159,7 +161,7 @@ def chance(mixer, count, first, second, given=32768):  # type: ignore[no-untyped
     other: Any = np.int64(0)
     for i in range(count):
         place = places[i]
-        vote = (np.int64(stretch[chances[place] >> 4]) * trusts[seen[place]]) >> 8
+        vote = (np.int64(stretch[np.int64(chances[place]) >> 4]) * np.int64(trusts[seen[place]])) >> 8
         votes[i] = vote
         one += weights[first, i] * vote
         other += weights[second, i] * vote
@@ -172,8 +174,8 @@ def chance(mixer, count, first, second, given=32768):  # type: ignore[no-untyped
     other += weights[second, count + 1] * vote
     one = min(max(one >> 16, -_LIMIT), _LIMIT)
     other = min(max(other >> 16, -_LIMIT), _LIMIT)
-    votes[MOST_VOTES] = squash[one + 2048]
-    votes[MOST_VOTES + 1] = squash[other + 2048]
+    votes[MOST_VOTES] = np.int64(squash[one + 2048])
+    votes[MOST_VOTES + 1] = np.int64(squash[other + 2048])
     return np.int64(squash[((one + other) >> 1) + 2048])
 
 
@@ -183,8 +185,8 @@ def learn(mixer, count, first, second, bit):  # type: ignore[no-untyped-def]
     chances, seen, weights, steps, places, votes, _, _, shares, _, rates = mixer
     target = np.int64(65536) if bit else np.int64(0)
     wrong, wronger = target - votes[MOST_VOTES], target - votes[MOST_VOTES + 1]
-    wrong *= rates[min(steps[first], 1023)]
-    wronger *= rates[min(steps[second], 1023)]
+    wrong *= np.int64(rates[min(steps[first], 1023)])
+    wronger *= np.int64(rates[min(steps[second], 1023)])
     steps[first] += 1
     steps[second] += 1
     for i in range(count + 2):
@@ -195,7 +197,8 @@ def learn(mixer, count, first, second, bit):  # type: ignore[no-untyped-def]
     for i in range(count):
         place = places[i]
         known = seen[place]
-        moved = chances[place] + (((target - chances[place]) * shares[known]) >> 16)
+        before = np.int64(chances[place])
+        moved = before + (((target - before) * np.int64(shares[known])) >> 16)
         chances[place] = min(max(moved, LEAST), 65536 - LEAST)
         if known < _MOST_SEEN:
             seen[place] = known + 1
