@@ -16,7 +16,7 @@ from codec.innvc.post_filter import GUESSES, SHAPES, PostFilter, filter_weights,
 
 UNIT = 16  # of a change, in 1024ths
 LARGEST = 255  # change
-_CONTEXTS = 32
+_CONTEXTS = 24
 _SEEN = 2  # what a context's first chance counts as
 
 Values = NDArray[np.int64]

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 # QPs that an intra frame's boost is changed by, and how references and QPs come in turn: (period, boosts).
 _INTRA = (-12, -8, -4, 0, 4)
 _TURNS: tuple[tuple[int, tuple[int, ...]], ...] = (
-    (4, (0,)), (2, (2, 0)), (2, (3, 0)), (2, (4, 0, 3, 0)), (4, (5, 0, 3, 0)), (4, (7, 1, 4, 1)),
+    (4, (0,)), (2, (1, -1)), (2, (2, -1)), (2, (3, -1)), (4, (4, -1, 2, -1)), (4, (5, -1, 2, -1)),
 )  # fmt: skip
 _FIRST_GUESS = 2, 2  # places in the two, tried after the model's own
 

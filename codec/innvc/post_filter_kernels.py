@@ -204,7 +204,7 @@ def code_changes(decoding, values, bounds, largest, chances, seen, intervals, wo
         if not decoding:
             for tap in range(values.shape[1]):
                 wanted |= np.int64(values[group, tap] != 0)
-        if not adaptive_bit(coder, wanted, 31):
+        if not adaptive_bit(coder, wanted, 23):
             continue
         for tap in range(values.shape[1]):
             value = values[group, tap]
@@ -212,10 +212,10 @@ def code_changes(decoding, values, bounds, largest, chances, seen, intervals, wo
             context = 2 * bounds[tap] + np.int64(before[tap] != 0)
             while found < largest and adaptive_bit(coder, np.int64(magnitude > found), context):
                 found += 1
-                context = np.int64(15 + min(found, 8))
+                context = np.int64(16) + np.int64(found > 1) + np.int64(found > 2) + np.int64(found > 4)
             if found:
                 like = np.int64(before[tap] > 0) - np.int64(before[tap] < 0)
-                if adaptive_bit(coder, np.int64(value < 0), 25 + like):
+                if adaptive_bit(coder, np.int64(value < 0), 21 + like):
                     found = -found
             values[group, tap] = found
             before[tap] = found
