@@ -84,8 +84,9 @@ def fit_filter(
         # A short clip stands for a piece of a longer one: its intra frame may be as much finer as any.
         codec.config = replace(config, intra_boost=int(draw.integers(_BOOSTS)))
         options = EncodeOptions(int(draw.integers(_QPS[0], _QPS[1] + 1)), field=False)
-        coded = list(encode_frames(codec, frames, state.format, options, state))
-        size += sum(len(frame.payload) for frame in coded)
+        for coded in encode_frames(codec, frames, state.format, options, state):
+            state.take(coded.reconstruction)
+            size += len(coded.payload)
         if number % 20 == 19 or number == clips - 1:
             progress(f"clip {number + 1} of {clips}: {size} bytes")
     written = io.BytesIO()

@@ -8,8 +8,9 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from codec.frames import VideoFormat
+from codec.frames import Frame, VideoFormat
 from codec.innvc.coding_state import CodingState
+from codec.innvc.frame_coding import FrameContext
 from codec.innvc.post_filter import (
     BAND,
     SHAPES,
@@ -73,13 +74,22 @@ class Sums:
 
 
 class Watched(CodingState):
-    """A state that has sums take in each frame as it is before the filter. Only for coding without a field."""
+    """A state whose frames can be taken in as they were before the filter."""
 
     def __init__(self, codec: InnVC, fmt: VideoFormat, sums: Sums) -> None:
         super().__init__(codec, fmt)
         self.sums = sums
+        self._tried: list[tuple[Frame, Picture, Planes]] = []  # with what was tried out on forks
 
-    def filtered(self, flags: FlagSource, qp: int, prediction: Prediction, rebuilt: list[Tensor]) -> list[Tensor]:
+    def take(self, shown: Frame) -> None:
+        """Have the sums take in the frame of which this very reconstruction was kept; forget what else was tried."""
+        for frame, picture, source in self._tried:
+            if frame is shown:
+                self.sums.add(picture, source)
+        self._tried.clear()
+
+    def _keep(self, context: FrameContext, prediction: Prediction, rebuilt: list[Tensor], flags: FlagSource) -> Frame:
+        shown = super()._keep(context, prediction, rebuilt, flags)
         assert isinstance(flags, FilterEncoding)
-        self.sums.add(picture_of(qp, prediction, rebuilt), flags.source)
-        return super().filtered(flags, qp, prediction, rebuilt)
+        self._tried.append((shown, picture_of(context.qp, prediction, rebuilt), flags.source))
+        return shown

@@ -76,6 +76,8 @@ class _Video:
         for frame, made in zip(self.frames, coded, strict=True):
             bits += 8 * len(made.payload)
             error += _squared_error(frame, made.reconstruction)
+            if state is not None:
+                state.take(made.reconstruction)
         return bits + PRICE / float(step_size(torch.tensor(self.options.qp))) ** 2 * error
 
 

@@ -13,6 +13,7 @@ from codec.api import EncodeOptions, FitSettings
 from codec.entropy_coding import SymbolDecoder, SymbolEncoder
 from codec.errors import StreamError, UsageError
 from codec.frames import Frame, VideoFormat, frames_digest
+from codec.innvc.encoder import encode_frames
 from codec.innvc.filter_changes import (
     LARGEST,
     FilterChanges,
@@ -153,9 +154,13 @@ def test_changes_that_sums_ask_for_leave_less_error() -> None:
     codec, frames = _codec(), make_frames(6)
     sums = Sums()
     state = Watched(codec, FORMAT, sums)
-    from codec.innvc.encoder import encode_frames
-
-    before = list(encode_frames(codec, frames, FORMAT, EncodeOptions(40), state))
+    before = []
+    for coded in encode_frames(codec, frames, FORMAT, EncodeOptions(40), state):
+        state.take(coded.reconstruction)
+        before.append(coded)
+    # Of what was tried out only what was kept counts.
+    assert sums.counts["luma_inter"].sum() == 5 * FORMAT.width * FORMAT.height
+    assert sums.counts["chroma_intra"].sum() == FORMAT.width * FORMAT.height / 2
     # As if the same were seen a hundred times: then even so small a clip is worth changes.
     for parts in (sums.squares, sums.products, sums.counts):
         for name in parts:
