@@ -1,7 +1,8 @@
 """What a stream may say about the post filter: small changes to the weights of inter frames, for one video.
 
-Classes of samples that differ in their direction only share their changes. A few hundred bytes with the intra frame
-suit the filter to one video; `fit` finds them by least squares, see `filter_fit`.
+There are changes for all classes of samples at once, for groups of classes that differ in their direction alone, and
+for single classes; they add up. A few hundred bytes with the intra frame suit the filter to one video; `fit` finds them
+by least squares, see `filter_fit`.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from numpy.typing import NDArray
 from codec.entropy_coding import SymbolDecoder, SymbolEncoder
 from codec.innvc.post_filter import GUESSES, SHAPES, PostFilter, filter_weights, shipped_filter
 
-UNIT = 16  # of a change, in 1024ths
+UNIT = 8  # of a change, in 1024ths
 LARGEST = 255  # change
 _CONTEXTS = 24
 _SEEN = 2  # what a context's first chance counts as
@@ -24,7 +25,9 @@ Values = NDArray[np.int64]
 
 @dataclass(frozen=True)
 class FilterChanges:
-    """luma, chroma: (groups, taps) whole numbers of `UNIT`, -`LARGEST`..`LARGEST`; what is zero is not sent."""
+    """luma, chroma: (rows, taps) whole numbers of `UNIT`, -`LARGEST`..`LARGEST`, see `parts`; empty ones take no bits
+    to speak of.
+    """
 
     luma: Values
     chroma: Values
@@ -35,18 +38,24 @@ class FilterChanges:
 
     def weights(self, kind: int) -> NDArray[np.int32]:
         """(classes, taps): what they add to luma's (kind 0) or chroma's weights, in 1024ths."""
-        return ((self.luma, self.chroma)[kind] * UNIT).repeat(leans(kind), 0).astype(np.int32)
+        values = (self.luma, self.chroma)[kind]
+        return (UNIT * np.sum([values[rows] for rows in parts(kind)], 0)).astype(np.int32)
 
 
-def leans(kind: int) -> int:
-    """Classes, one after the other, that share their changes."""
-    return 1 + 4 * len(SHAPES[kind].leans)
+def parts(kind: int) -> list[Values]:
+    """Of luma's (kind 0) or chroma's changes: for each of three levels the row of each class, (classes,).
+
+    The first row is for all classes, then comes one for each group, then one for each class.
+    """
+    shape = SHAPES[kind]
+    classes = np.arange(shape.classes(False))
+    groups = classes // (1 + 4 * len(shape.leans))
+    return [np.zeros_like(classes), 1 + groups, 2 + groups[-1] + classes]
 
 
 def changes_shape(kind: int) -> tuple[int, int]:
-    """(groups, taps) of luma's (kind 0) or chroma's changes."""
-    shape = SHAPES[kind]
-    return shape.classes(False) // leans(kind), shape.taps(GUESSES)
+    """(rows, taps) of luma's (kind 0) or chroma's changes."""
+    return int(parts(kind)[-1][-1]) + 1, SHAPES[kind].taps(GUESSES)
 
 
 def send_filter_changes(coder: SymbolEncoder, changes: FilterChanges | None) -> None:

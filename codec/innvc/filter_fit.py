@@ -7,7 +7,7 @@ import torch
 from numpy.typing import NDArray
 
 from codec.entropy_coding import SymbolEncoder
-from codec.innvc.filter_changes import LARGEST, UNIT, FilterChanges, Values, leans, send_filter_changes
+from codec.innvc.filter_changes import LARGEST, UNIT, FilterChanges, Values, changes_shape, parts, send_filter_changes
 from codec.innvc.filter_sums import Sums
 from codec.innvc.post_filter import PRICE, SHARES, filter_weights, weight_name
 from codec.innvc.quantization import step_size
@@ -32,21 +32,23 @@ def fit_changes(sums: Sums, qp: int, copies: int) -> FilterChanges | None:
 
 
 def _fit_plane(sums: Sums, kind: int, worth: float) -> tuple[Values, float]:
-    """Changes (groups, taps), and the bits that they are worth."""
-    name, unit = weight_name(kind, False), UNIT / 1024
+    """Changes (rows, taps), and the bits that they are worth."""
+    name, unit, price = weight_name(kind, False), UNIT / 1024, worth * SHARES[kind]
     squares, weights = sums.squares[name], filter_weights()[name] / 1024
-    left = sums.products[name] - np.einsum("bcts,bcs->bct", squares, weights)  # what the filter as it is leaves
-    classes, taps = left.shape[1:]
-    by_group = classes // leans(kind), leans(kind), taps
-    products = unit * worth * SHARES[kind] * left.sum(0).reshape(by_group).sum(1)
-    matrices = unit**2 * worth * SHARES[kind] * squares.sum(0).reshape(*by_group, taps).sum(1)
-    found, total = np.zeros(products.shape, np.int64), 0.0
-    for group, (matrix, product) in enumerate(zip(matrices, products, strict=True)):
-        values = _descend(matrix, product)
-        gain = float(values @ (2 * product - matrix @ values))
-        if gain > float(_price(values).sum()):
-            found[group] = values
-            total += gain
+    matrices = unit**2 * price * squares.sum(0)
+    # What the filter as it is leaves, and then what the rows before leave.
+    left = unit * price * (sums.products[name] - np.einsum("bcts,bcs->bct", squares, weights)).sum(0)
+    found, total = np.zeros(changes_shape(kind), np.int64), 0.0
+    for rows in parts(kind):
+        for row in np.unique(rows):
+            own = rows == row
+            matrix, product = matrices[own].sum(0), left[own].sum(0)
+            values = _descend(matrix, product)
+            gain = float(values @ (2 * product - matrix @ values))
+            if gain > float(_price(values).sum()):
+                found[row] = values
+                left[own] -= matrices[own] @ values
+                total += gain
     return found, total
 
 
