@@ -61,18 +61,9 @@ class TrainingConditions:
 
 @dataclass(frozen=True)
 class FitSettings:
-    """Gradient steps on one video: how many, and on what each of them looks.
+    """How much work fitting to one video may be. steps: how often the video is coded to see what suits it."""
 
-    steps: gradient steps. seed: of everything random. learning_rate: of the first step. batch_size: clips a step.
-    crop: side of a clip's square in luma pixels, at most the picture's. clip_frames: consecutive frames of a clip.
-    """
-
-    steps: int = 200
-    seed: int = 1
-    learning_rate: float = 1e-3
-    batch_size: int = 4
-    crop: int = 128
-    clip_frames: int = 3
+    steps: int = 8
 
 
 @dataclass

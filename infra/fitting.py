@@ -106,10 +106,8 @@ def _check(videos: Sequence[Path], qps: Sequence[int], frames: int | None, setti
         raise UsageError(f"QPs must lie in 0..{QP_COUNT - 1}")
     if frames is not None and frames < 1:
         raise UsageError("frames must be 1 or more")
-    if min(settings.steps, settings.batch_size, settings.crop, settings.clip_frames) < 1:
-        raise UsageError("steps, batch size, crop and frames of a clip must be 1 or more")
-    if not settings.learning_rate > 0:
-        raise UsageError("the learning rate must be above 0")
+    if settings.steps < 1:
+        raise UsageError("steps must be 1 or more")
 
 
 def _clean(out: Path, jobs: list[FitJob]) -> None:

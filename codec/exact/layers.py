@@ -24,7 +24,6 @@ from codec.exact.operations import EXACT_SUMS, LIMIT, activation, clamp, is_floa
 
 LARGEST_SHIFT = 12
 BIAS_UNIT = 16.0  # one unit of a bias parameter is this much of an activation, so that one learning rate fits both
-CHANGE_UNIT = 0.5  # activations that one unit of a bias's change is worth
 _LARGEST_KNOT = 1 << 17
 _SPLIT = 128  # wide inputs are told in this base
 WIDE_LIMIT = _SPLIT * 64 - 1  # largest magnitude of a wide input or output
@@ -70,30 +69,26 @@ class _Quantized(nn.Module):
     """Keeps the quantized form of weight and bias beside the parameters it was made of.
 
     These are compared each time: fused optimizers, `.data` and shared memory change a tensor without a trace.
-    change: what one video's stream adds to the bias, (O,) whole numbers of `CHANGE_UNIT`; no part of the weights.
     """
 
     weight: nn.Parameter
     bias: nn.Parameter | None
-    change: Tensor | None
 
     def __init__(self, room: int) -> None:
         super().__init__()
         self._room = room
-        self.change = None
-        self._kept: tuple[tuple[Tensor, Tensor | None, Tensor | None], tuple[Tensor, Tensor]] | None = None
+        self._kept: tuple[tuple[Tensor, Tensor | None], tuple[Tensor, Tensor]] | None = None
 
     def quantized(self) -> tuple[Tensor, Tensor]:
         """Weight (O, I/groups, k, k) and bias (O,), multiples of 2^-k; raises BitreelError for non-finite weights."""
-        learning = self.weight.requires_grad or (self.change is not None and self.change.requires_grad)
-        if learning and torch.is_grad_enabled():
+        if self.weight.requires_grad and torch.is_grad_enabled():
             shared = _shared.get()
             if shared is None:
                 return self._quantize()[:2]
             if id(self) not in shared:
                 shared[id(self)] = self._quantize()[:2]
             return shared[id(self)]
-        given = self.weight, self.bias, self.change
+        given = self.weight, self.bias
         if self._kept is None or not all(_same(kept, now) for kept, now in zip(self._kept[0], given, strict=True)):
             for parameter in (self.weight, self.bias):
                 if parameter is not None and not bool(torch.isfinite(parameter).all()):
@@ -101,7 +96,7 @@ class _Quantized(nn.Module):
             with torch.no_grad():
                 weight, bias, _ = self._quantize()
             kept = [None if each is None else each.detach().clone() for each in given]
-            self._kept = ((kept[0], kept[1], kept[2]), (weight, bias))  # type: ignore[assignment]
+            self._kept = ((kept[0], kept[1]), (weight, bias))  # type: ignore[assignment]
         return self._kept[1]  # type: ignore[index]
 
     def integers(self) -> Integers:
@@ -127,8 +122,6 @@ class _Quantized(nn.Module):
         if self.bias is None:
             return weight, torch.zeros_like(scale), shift
         bias = self.bias * BIAS_UNIT
-        if self.change is not None:
-            bias = bias + _straight(self.change, torch.round(self.change.detach())) * CHANGE_UNIT
         return weight, _straight(bias, torch.round(bias.detach() * scale).clamp(-self._room, self._room) / scale), shift
 
 

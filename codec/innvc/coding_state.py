@@ -15,9 +15,9 @@ from codec.adaptive_tables import AdaptiveTables
 from codec.exact.operations import full_precision
 from codec.frames import Frame, VideoFormat
 from codec.innvc.activity import block_qps
-from codec.innvc.adaptation import adapted, change_count
 from codec.innvc.context import from_order, to_order
 from codec.innvc.field import Field
+from codec.innvc.filter_changes import FilterChanges, changed_filter
 from codec.innvc.frame_coding import FrameContext, FrameTables, Quantizing, SymbolSource, code_coefficients
 from codec.innvc.layout import GROUP_SIZES
 from codec.innvc.post_filter import Flags, FlagSource, picture_of, shipped_filter
@@ -42,8 +42,6 @@ class CodingState:
 
     def __init__(self, codec: InnVC, fmt: VideoFormat) -> None:
         self.codec, self.format = codec, fmt
-        self.given = codec  # as it was before a stream changed anything
-        self.change_count = change_count(codec)
         self.device = next(codec.parameters()).device
         self.height, self.width = -(-fmt.height // SIDE) * SIDE, -(-fmt.width // SIDE) * SIDE
         self.h, self.w = self.height // 8, self.width // 8
@@ -71,9 +69,9 @@ class CodingState:
         made.flags = self.flags.copy()
         return made
 
-    def adapt(self, changes: NDArray[np.int32] | None) -> None:
-        """Code on with what a stream says about the model; the codec itself is not changed."""
-        self.codec = self.given if changes is None else adapted(self.given, changes)
+    def adapt(self, changes: FilterChanges | None) -> None:
+        """Code on with what a stream says about the post filter."""
+        self.post_filter = changed_filter(changes)
 
     def starts_segment(self, intra: bool) -> bool:
         return intra or self.place == self.codec.config.segment_frames

@@ -10,9 +10,9 @@ import torch
 from codec.container import INTRA, Packet, StreamHeader
 from codec.entropy_coding import SymbolDecoder
 from codec.frames import Frame
-from codec.innvc.adaptation import receive_changes
 from codec.innvc.coding_state import CodingState
 from codec.innvc.field import LARGEST_VALUE
+from codec.innvc.filter_changes import receive_filter_changes
 from codec.innvc.frame_coding import Decoding
 from codec.innvc.frame_motion import receive_motion
 from codec.innvc.lossless import decode_lossless
@@ -50,7 +50,7 @@ def _decode_frame(state: CodingState, coder: SymbolDecoder, qp: int, intra: bool
         coder.finish()
         return frame
     if intra:
-        state.adapt(receive_changes(coder, state.change_count, state.given.lossless_tables))
+        state.adapt(receive_filter_changes(coder))
     if state.starts_segment(intra):
         state.place = 0
         receive_field(state, coder, qp)

@@ -19,10 +19,10 @@ from codec.container import INTER, INTRA
 from codec.entropy_coding import SymbolEncoder
 from codec.exact.operations import full_precision
 from codec.frames import Frame, VideoFormat
-from codec.innvc.adaptation import changes_of, send_changes
 from codec.innvc.coding_state import CodingState
 from codec.innvc.context import to_order
 from codec.innvc.field import LARGEST_VALUE, Field, SliceMeans
+from codec.innvc.filter_changes import send_filter_changes
 from codec.innvc.frame_coding import Encoding
 from codec.innvc.frame_motion import FrameSearch, send_motion
 from codec.innvc.lossless import encode_lossless
@@ -37,6 +37,7 @@ from codec.innvc.quantization import (
     whole_steps,
 )
 from codec.innvc.training_pass import field_magnitudes
+from codec.innvc.tuning import ONE_PASS, Tuning
 from codec.intra.coding import encode_intra
 from codec.lifting import forward_transform
 from codec.motion import Motion
@@ -50,15 +51,19 @@ _LONG_CHAIN = 64  # frames, from which on an intra frame gets all of its boost
 
 @torch.no_grad()
 def encode_frames(
-    codec: InnVC, frames: Iterable[Frame], fmt: VideoFormat, options: EncodeOptions, state: CodingState | None = None
-) -> Iterator[CodedFrame]:
+    codec: InnVC, frames: Iterable[Frame], fmt: VideoFormat, options: EncodeOptions, state: CodingState | None = None,
+    tuning: Tuning = ONE_PASS,
+) -> Iterator[CodedFrame]:  # fmt: skip
     """See `Codec.encode_frames`. state: one to begin with, in the place of a new one."""
     state, search = state or CodingState(codec, fmt), FrameSearch()
+    most = codec.config.intra_boost if tuning.intra_boost is None else tuning.intra_boost
     for segment, intra_start in _segments(frames, codec.config.segment_frames, options.intra_period):
         for number, frame in enumerate(segment):
             intra = number == 0 and intra_start
-            boost = intra_boost(codec.config.intra_boost, _depending(options.intra_period, len(segment), codec))
-            qp = int(frame_qp(torch.tensor(options.qp), intra, boost))
+            boost = intra_boost(most, _depending(options.intra_period, len(segment), codec))
+            if not intra:
+                boost = tuning.boosts[state.distances[-1] % len(tuning.boosts)]
+            qp = int(frame_qp(torch.tensor(options.qp), boost))
             kind = INTRA if intra else INTER
             if qp == LOSSLESS_QP:
                 coder = SymbolEncoder()
@@ -66,7 +71,7 @@ def encode_frames(
                 yield CodedFrame(kind, qp, coder.finish(), coder.estimated_bits, frame, 0)
                 continue
             planes, field_bits = state.padded(frame), 0.0
-            plan = None if intra else _plan_frame(state, search, planes, qp)
+            plan = None if intra else _plan_frame(state, search, planes, qp, tuning.period)
             if number:
                 assert plan is not None
                 coder = SymbolEncoder()
@@ -75,7 +80,7 @@ def encode_frames(
                 proposed = _propose_field(state, segment, qp, intra) if options.field else []
                 if plan is None:
                     following = state.padded(segment[1]) if len(segment) > 1 else None
-                    start = _intra_start(state, search, planes, qp, proposed, following, options.qp)
+                    start = _intra_start(state, search, planes, qp, proposed, following, options.qp, tuning)
                 else:
                     start = _inter_start(state, plan, proposed)
                 state, coder, rebuilt, field_bits = start.state, start.coder, start.rebuilt, start.field_bits
@@ -156,6 +161,7 @@ class _Plan:
 
     planes: Planes
     qp: int
+    period: int
     motion: Motion
     prediction: Prediction
     target: Tensor
@@ -172,17 +178,17 @@ class _Start:
 
 
 @full_precision()
-def _plan_frame(state: CodingState, search: FrameSearch, planes: Planes, qp: int) -> _Plan:
+def _plan_frame(state: CodingState, search: FrameSearch, planes: Planes, qp: int, period: int) -> _Plan:
     step = step_size(torch.tensor([qp], device=state.device))
     motion = search.run(state, planes[0], step)
     prediction = state.moved(motion)
     difference = [(x - p)[0].int() for x, p in zip(planes, prediction.base, strict=True)]
     target = to_order(forward_transform(difference[0], difference[1], FRACTION_BITS))
-    return _Plan(planes, qp, motion, prediction, target)
+    return _Plan(planes, qp, period, motion, prediction, target)
 
 
 def _encode_frame(state: CodingState, coder: SymbolEncoder, plan: _Plan) -> Frame:
-    send_motion(state, coder, plan.motion)
+    send_motion(state, coder, plan.motion, plan.period)
     context = state.context(plan.qp, False, plan.prediction, plan.motion.vectors(state.distances))
     source = Encoding(coder, *state.learning(), plan.target, whole_steps(context.qps))
     return state.finish_frame(context, plan.prediction, source, _flags(coder, plan.planes))
@@ -226,6 +232,7 @@ def _intra_start(
     proposed: Field,
     following: Planes | None,
     following_qp: int,
+    tuning: Tuning,
 ) -> _Start:
     """Code an intra frame, with as many levels of the field as make the frame after it cheapest.
 
@@ -240,7 +247,8 @@ def _intra_start(
         following = None
     for sent in range(len(proposed) if following is not None else 0, -1, -1):
         trial, coder = state.fork(), SymbolEncoder()
-        send_changes(coder, changes_of(state.codec), state.codec.lossless_tables)
+        send_filter_changes(coder, tuning.changes)
+        trial.adapt(tuning.changes)
         before = coder.estimated_bits
         send_field(trial, coder, proposed, sent, qp)
         field_bits = coder.estimated_bits - before
@@ -248,7 +256,7 @@ def _intra_start(
         rebuilt = trial.finish_intra(qp, coded, _flags(coder, planes))
         cost = field_bits
         if following is not None:
-            plan = plan or _plan_frame(trial, search, following, following_qp)
+            plan = plan or _plan_frame(trial, search, following, following_qp, tuning.period)
             after, tried = trial.fork(), SymbolEncoder()
             _encode_frame(after, tried, plan)
             cost += _cost(after, tried, plan)

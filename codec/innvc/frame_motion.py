@@ -10,8 +10,8 @@ from codec.motion import MOST_REFERENCES, Motion
 from codec.motion_coding import decode_motion, encode_motion
 from codec.motion_search import QuarterPlanes, search_motion
 
+PERIOD = 4  # frames from one that stays a reference to the next, unless an encoder is told otherwise
 REACH = 32  # luma samples of the coarse motion search
-_PERIOD = 4  # frames from one that stays to the next
 
 
 class FrameSearch:
@@ -31,8 +31,9 @@ class FrameSearch:
         return motion
 
 
-def send_motion(state: CodingState, coder: SymbolEncoder, motion: Motion) -> None:
-    state.gone = goes(state.distances)
+def send_motion(state: CodingState, coder: SymbolEncoder, motion: Motion, period: int = PERIOD) -> None:
+    """period: see `goes`."""
+    state.gone = goes(state.distances, period)
     coder.encode_uniform(state.gone, _choices(state))
     encode_motion(coder, motion, state.distances, state.motion)
 
@@ -50,14 +51,14 @@ def _choices(state: CodingState) -> int:
     return count + 1 if count < MOST_REFERENCES else count
 
 
-def goes(distances: tuple[int, ...]) -> int:
+def goes(distances: tuple[int, ...], period: int = PERIOD) -> int:
     """The number of the reference that makes room, or one too large for none. The encoder's choice.
 
-    The intra frame, which is finer than all others, stays; so does the last frame, and every fourth after the intra
-    frame while there is room.
+    The intra frame, which is finer than all others, stays; so does the last frame, and every `period`-th after the
+    intra frame while there is room.
     """
     first = distances[-1]  # the intra frame
-    passing = [number for number, distance in enumerate(distances) if number and (first - distance) % _PERIOD]
+    passing = [number for number, distance in enumerate(distances) if number and (first - distance) % period]
     if passing:
         return passing[-1]
     return len(distances) if len(distances) < MOST_REFERENCES else len(distances) - 2

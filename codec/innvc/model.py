@@ -22,6 +22,7 @@ from codec.innvc.layout import GROUP_SIZES
 from codec.innvc.prediction import GUESSES
 from codec.innvc.prior import PriorNetwork
 from codec.innvc.training_pass import training_pass
+from codec.innvc.tuning import ONE_PASS
 from codec.streams import CodedFrame, EncodeOptions
 
 # Multiply-accumulates a luma pixel outside the networks: lifting (54 shears a line of 8, two ways, with chroma) and
@@ -47,19 +48,16 @@ class InnVC(Codec):
         self.field_encoder = FieldEncoder(config, sum(GROUP_SIZES))
         self.tables = ScaleTables(config.distribution, config.decision_price)
         self.lossless_tables = ScaleTables(config.distribution, fractions=STEP_UNITS)
-        self.fitted_from: bytes | None = None  # hash of the model that decodes this one's streams
+        self.tuning = ONE_PASS  # what the encoder does for one video
 
     def forward(self, luma: Tensor, chroma: Tensor, qp: Tensor, conditions: TrainingConditions) -> TrainingOutput:
         return training_pass(self, luma, chroma, qp, conditions)
 
     def encode_frames(self, frames: Iterable[Frame], fmt: VideoFormat, options: EncodeOptions) -> Iterator[CodedFrame]:
-        return encode_frames(self, frames, fmt, options)
+        return encode_frames(self, frames, fmt, options, tuning=self.tuning)
 
     def decode_frames(self, packets: Iterable[Packet], header: StreamHeader) -> Iterator[Frame]:
         return decode_frames(self, packets, header)
-
-    def model_hash(self) -> bytes:
-        return self.fitted_from or super().model_hash()
 
     def fit(
         self,

@@ -38,6 +38,7 @@ FILTERS = Path(__file__).with_name("post_filter.npz")
 BLOCK = 32  # luma samples a side of the block that one flag is for
 GUESSES = 4  # that are looked at: the base, and the first of the others
 BAND = 9  # QPs that share weights
+LARGEST = 32767  # weight, in 1024ths: with it no sum leaves 32 bits
 PRICE = 7.5  # bits that a squared step of error is worth
 SHARES = 0.75, 0.5  # of luma's and chroma's squared error
 
@@ -150,10 +151,15 @@ class Picture:
 
 
 class PostFilter:
-    """Filters of all QPs. weights: by `weight_name`, in 1024ths, see `weight_shape`."""
+    """Filters of all QPs. weights: by `weight_name`, in 1024ths, see `weight_shape`.
 
-    def __init__(self, weights: dict[str, NDArray[np.int16]]) -> None:
-        self._weights = weights
+    changes: luma's and chroma's, (classes, taps) in 1024ths, that are added in inter frames of all QPs.
+    """
+
+    def __init__(
+        self, weights: dict[str, NDArray[np.int16]], changes: tuple[NDArray[np.int32], NDArray[np.int32]] | None = None
+    ) -> None:
+        self._weights, self._changes = weights, changes
         self.responses = lru_cache(8)(self._responses)
 
     def apply(self, picture: Picture, flags: NDArray[np.uint8]) -> Planes:
@@ -179,6 +185,8 @@ class PostFilter:
 
     def _responses(self, kind: int, intra: bool, qp: int) -> Responses:
         shape, weights = SHAPES[kind], self._weights[weight_name(kind, intra)][qp // BAND].astype(np.int32)
+        if self._changes and not intra:
+            weights = np.clip(weights + self._changes[kind], -LARGEST, LARGEST)
         near, far = shape.bounds(plane_step(kind, qp))
         split = len(shape.pairs) * len(near)
 

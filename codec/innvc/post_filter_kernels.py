@@ -186,3 +186,37 @@ def code_flags(decoding, flags, gains, first, chances, seen, intervals, words, s
                     wanted = np.int64(gains[kind, row, column] > np.log2((1 - chance) / chance))
                 flags[kind, row, column] = adaptive_bit(coder, wanted, context)
     return used[0]
+
+
+@compiled(
+    boolean, int64[:, ::1], int64[::1], int64, int64[::1], int64[::1], uint32[::1], read_only(uint16), uint64[::1],
+)  # fmt: skip
+def code_changes(decoding, values, bounds, largest, chances, seen, intervals, words, state):  # type: ignore[no-untyped-def]
+    """Code or find changes of weights (rows, taps), -largest..largest; gives the number of intervals.
+
+    bounds: of each tap the number of its bound, 0..7, for its context. The others: see `code_flags`.
+    """
+    used = np.zeros(1, np.int64)
+    coder = (decoding, chances, seen, intervals, used, words, state)
+    before = np.zeros(values.shape[1], np.int64)  # what the last row that has any has
+    for row in range(values.shape[0]):
+        wanted = np.int64(0)
+        if not decoding:
+            for tap in range(values.shape[1]):
+                wanted |= np.int64(values[row, tap] != 0)
+        if not adaptive_bit(coder, wanted, 23):
+            continue
+        for tap in range(values.shape[1]):
+            value = values[row, tap]
+            magnitude, found = abs(value), np.int64(0)
+            context = 2 * bounds[tap] + np.int64(before[tap] != 0)
+            while found < largest and adaptive_bit(coder, np.int64(magnitude > found), context):
+                found += 1
+                context = np.int64(16) + np.int64(found > 1) + np.int64(found > 2) + np.int64(found > 4)
+            if found:
+                like = np.int64(before[tap] > 0) - np.int64(before[tap] < 0)
+                if adaptive_bit(coder, np.int64(value < 0), 21 + like):
+                    found = -found
+            values[row, tap] = found
+            before[tap] = found
+    return used[0]

@@ -24,11 +24,9 @@ def step_size(qp: Tensor) -> Tensor:
     return COARSEST_STEP * torch.exp2(-qp.float() / 9)
 
 
-def frame_qp(qp: Tensor, intra: bool, boost: int) -> Tensor:
-    """QP that a frame of a stream with this QP is coded at; only QP 63 itself is lossless."""
-    if not intra:
-        return qp
-    return torch.where(qp == LOSSLESS_QP, qp, (qp + boost).clamp_max(LOSSLESS_QP - 1))
+def frame_qp(qp: Tensor, boost: int) -> Tensor:
+    """QP that a frame of a stream with this QP is coded at, `boost` finer; only QP 63 itself is lossless."""
+    return torch.where(qp == LOSSLESS_QP, qp, (qp + boost).clamp(0, LOSSLESS_QP - 1))
 
 
 def channel_step_sizes(qp: Tensor) -> Tensor:

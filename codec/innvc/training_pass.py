@@ -61,7 +61,7 @@ def training_pass(
     batch, frames, _, height, width = luma.shape
     luma_f, chroma_f = luma[:, :, 0].float(), chroma.float()
     passes = [
-        _FramePass(codec, frame_qp(qp, intra, codec.config.intra_boost), conditions.mask_fraction)
+        _FramePass(codec, frame_qp(qp, codec.config.intra_boost if intra else 0), conditions.mask_fraction)
         for intra in (True, False)
     ]
     field, field_bits = _propose_field(codec, luma_f, chroma_f, passes[0].qp, passes[0].step, conditions.field_dropout)

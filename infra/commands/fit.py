@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from infra.bdrate import BdRate
     from infra.fitting_results import FitReport
 
-EXAMPLE = """Fit a model to each video by gradient steps, then encode: fewer bits for the time it takes.
+EXAMPLE = """Fit the coding to each video by trying it out, then encode: fewer bits for the time it takes.
 
 SRC: files, folders, globs or lists; each video is one Ray task. Below --out it gets a folder with its
 fitted streams, qpNN.brl, and in one-pass/ what the model gives without fitting. Another process decodes
@@ -39,7 +39,7 @@ def fit_command(
         str, typer.Option(help="QPs, 0 (worst) to 63. A BD-rate wants four of them where both curves lie: give six.")
     ] = "12,20,28,36,44,52",
     frames: Annotated[int | None, typer.Option(min=1, help="At most this many frames from each video's start.")] = None,
-    steps: Annotated[int, typer.Option(min=1, help="Gradient steps for each video and QP.")] = 200,
+    steps: Annotated[int, typer.Option(min=1, help="How often each video is coded to see what suits it.")] = 8,
     workers: Annotated[
         int | None, typer.Option(min=1, help="Videos at once; by default one a GPU, or one a CPU where there is none.")
     ] = None,

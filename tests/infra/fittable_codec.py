@@ -26,6 +26,7 @@ from codec.frames import Frame, VideoFormat
 
 FAMILY = "fittable"
 PLACE = "tests.infra.fittable_codec:FittableCodec"
+_CLIP = 3  # frames that a filter is tried on
 _NO_FILTER, _LEFT, _BEFORE = range(3)  # plain, or the difference to the left neighbour or to the frame before
 
 _SITE = f'''
@@ -118,7 +119,7 @@ class FittableCodec(Codec):
         for step, self_filter in enumerate((_NO_FILTER, _LEFT, _BEFORE)[: settings.steps]):
             tried = copy.deepcopy(self)
             tried.filter = self_filter
-            clip = frames[middle : middle + settings.clip_frames]
+            clip = frames[middle : middle + _CLIP]
             sizes.append(sum(len(c.payload) for c in tried.encode_frames(clip, fmt, options)))
             if on_step is not None:
                 on_step(step, float(sizes[-1]))

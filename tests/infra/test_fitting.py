@@ -210,7 +210,6 @@ def test_a_video_that_fails_is_status_1_and_the_others_are_printed(
         ({"frames": 0}, "frames"),
         ({"videos": []}, "no videos"),
         ({"settings": FitSettings(steps=0)}, "steps"),
-        ({"settings": FitSettings(learning_rate=float("nan"))}, "learning rate"),
         ({"workers": 3}, "--workers 3"),
     ],
 )

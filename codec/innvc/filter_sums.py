@@ -1,0 +1,95 @@
+"""What filters are fitted from: sums over the samples of coded frames, from which least squares follow."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import Tensor
+
+from codec.frames import Frame, VideoFormat
+from codec.innvc.coding_state import CodingState
+from codec.innvc.frame_coding import FrameContext
+from codec.innvc.post_filter import (
+    BAND,
+    SHAPES,
+    FilterEncoding,
+    FlagSource,
+    Picture,
+    Planes,
+    Samples,
+    picture_of,
+    plane_step,
+    weight_name,
+    weight_shape,
+)
+from codec.innvc.prediction import Prediction
+
+if TYPE_CHECKING:
+    from codec.innvc.model import InnVC
+
+
+class Sums:
+    """Normal equations of all filters, each by `weight_name`.
+
+    squares: (bands, classes, taps, taps); products: (bands, classes, taps); counts of samples: (bands, classes).
+    """
+
+    def __init__(self) -> None:
+        self.squares: dict[str, NDArray[np.float64]] = {}
+        self.products: dict[str, NDArray[np.float64]] = {}
+        self.counts: dict[str, NDArray[np.float64]] = {}
+        for kind in range(2):
+            for intra in (False, True):
+                name, (bands, classes, taps) = weight_name(kind, intra), weight_shape(kind, intra)
+                self.squares[name] = np.zeros((bands, classes, taps, taps))
+                self.products[name] = np.zeros((bands, classes, taps))
+                self.counts[name] = np.zeros((bands, classes))
+
+    def add(self, picture: Picture, source: Planes) -> None:
+        """Take in a frame as it was before the filter, and what it should be, planes as the picture's."""
+        self._add_plane(picture, 0, picture.planes[0], picture.guesses[0], source[0])
+        for k in range(2):
+            self._add_plane(picture, 1, picture.planes[1][k], picture.guesses[1][k], source[1][k])
+
+    def _add_plane(self, picture: Picture, kind: int, plane: Samples, guesses: Samples, source: Samples) -> None:
+        from codec.innvc.post_filter_kernels import measure_taps
+
+        shape, name, band = SHAPES[kind], weight_name(kind, picture.intra), picture.qp // BAND
+        step = plane_step(kind, picture.qp)
+        taps = np.empty((*plane.shape, shape.taps(len(guesses))), np.int32)
+        measure_taps(plane, guesses, shape.pairs, *shape.bounds(step), taps)
+        classes = shape.classify(plane, guesses, step).repeat(shape.cell, 0).repeat(shape.cell, 1).reshape(-1)
+        order = np.argsort(classes, kind="stable")
+        found = taps.reshape(-1, taps.shape[-1])[order].astype(np.float32)
+        off = (source.astype(np.float32) - plane).reshape(-1)[order]
+        ends = np.searchsorted(classes[order], np.arange(len(self.squares[name][band]) + 1))
+        for number in range(len(ends) - 1):
+            part = slice(ends[number], ends[number + 1])
+            if part.stop > part.start:
+                self.squares[name][band, number] += found[part].T @ found[part]
+                self.products[name][band, number] += found[part].T @ off[part]
+                self.counts[name][band, number] += part.stop - part.start
+
+
+class Watched(CodingState):
+    """A state whose frames can be taken in as they were before the filter."""
+
+    def __init__(self, codec: InnVC, fmt: VideoFormat, sums: Sums) -> None:
+        super().__init__(codec, fmt)
+        self.sums = sums
+        self._tried: list[tuple[Frame, Picture, Planes]] = []  # with what was tried out on forks
+
+    def take(self, shown: Frame) -> None:
+        """Have the sums take in the frame of which this very reconstruction was kept; forget what else was tried."""
+        for frame, picture, source in self._tried:
+            if frame is shown:
+                self.sums.add(picture, source)
+        self._tried.clear()
+
+    def _keep(self, context: FrameContext, prediction: Prediction, rebuilt: list[Tensor], flags: FlagSource) -> Frame:
+        shown = super()._keep(context, prediction, rebuilt, flags)
+        assert isinstance(flags, FilterEncoding)
+        self._tried.append((shown, picture_of(context.qp, prediction, rebuilt), flags.source))
+        return shown
