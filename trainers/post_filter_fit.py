@@ -38,7 +38,7 @@ _KEEP = 300.0  # samples that what is best for all classes counts as
 Weights = dict[str, NDArray[np.int16]]
 
 
-def _solve(sums: Sums) -> Weights:
+def solve(sums: Sums) -> Weights:
     """What leaves the least squared error, zeros where nothing was seen."""
     solved = {}
     for name, squares in sums.squares.items():
@@ -90,7 +90,7 @@ def fit_filter(
         if number % 20 == 19 or number == clips - 1:
             progress(f"clip {number + 1} of {clips}: {size} bytes")
     written = io.BytesIO()
-    np.savez_compressed(written, **_solve(sums))  # type: ignore[arg-type]
+    np.savez_compressed(written, **solve(sums))  # type: ignore[arg-type]
     write_atomically(file, written.getvalue())
 
 

@@ -8,10 +8,11 @@ import numpy as np
 import pytest
 
 from codec.api import create_codec, save_codec
+from codec.innvc.filter_sums import Sums
 from codec.innvc.post_filter import PostFilter, filter_weights
 from tests.codec.test_post_filter import make_picture
 from tests.trainers.small_store import make_store
-from trainers.post_filter_fit import Sums, fit_filter
+from trainers.post_filter_fit import fit_filter, solve
 
 
 @pytest.mark.parametrize("intra", [False, True])
@@ -19,7 +20,7 @@ def test_what_is_fitted_takes_error_away_from_other_pictures(intra: bool) -> Non
     sums = Sums()
     for seed in range(8):
         sums.add(*make_picture(30, intra, 20 * seed))
-    post_filter = PostFilter(sums.solve())
+    post_filter = PostFilter(solve(sums))
     picture, source = make_picture(30, intra, 999)
     made = post_filter.apply(picture, np.ones((3, *picture.grid), np.uint8))
     for before, after, wanted in zip(picture.planes, made, source, strict=True):
@@ -31,7 +32,7 @@ def test_bands_that_nothing_was_seen_of_change_nothing() -> None:
     sums = Sums()
     sums.add(*make_picture(30, True, 1))
     picture, _ = make_picture(55, True, 2)
-    made = PostFilter(sums.solve()).apply(picture, np.ones((3, *picture.grid), np.uint8))
+    made = PostFilter(solve(sums)).apply(picture, np.ones((3, *picture.grid), np.uint8))
     assert np.array_equal(made[0], picture.planes[0])
     assert np.array_equal(made[1], picture.planes[1])
 
