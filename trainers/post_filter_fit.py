@@ -9,26 +9,20 @@ format.
 
 from __future__ import annotations
 
-import argparse
 import io
-import sys
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from codec.api import load_codec
 from codec.atomic_files import write_atomically
-from codec.errors import BitreelError, UsageError
-from codec.frames import Frame, VideoFormat
+from codec.frames import VideoFormat
 from codec.innvc.encoder import encode_frames
 from codec.innvc.filter_sums import Sums, Watched
-from codec.innvc.model import InnVC
 from codec.innvc.post_filter import LARGEST
 from codec.streams import EncodeOptions
-from pipeline.loader import ClipLoader
+from trainers.coded_clips import Progress, clips_of, load_innvc, run_tool
 
 _FRAMES = 6  # of a clip
 _BOOSTS = 120  # of intra frames, before the encoder holds them back for a short clip: 0 to 14 QPs
@@ -64,22 +58,16 @@ def _solve_band(
 
 def fit_filter(
     model: Path, store: Path, file: Path, clips: int = 200, crop: int = 224, seed: int = 0,
-    progress: Callable[[str], object] = print,
+    progress: Progress = print,
 ) -> None:  # fmt: skip
     """Fit filters to `clips` clips of the split "train" and write them to file, all or nothing.
 
     Raises UsageError where the model is no InnVC or the store has no such clips; BitreelError where it is damaged.
     """
-    codec = load_codec(model)
-    if not isinstance(codec, InnVC):
-        raise UsageError(f"'{model}' is no model of the family innvc")
-    loader = ClipLoader(store, split="train", clip_frames=_FRAMES, crop=crop, batch_size=1, seed=seed)
+    codec = load_innvc(model)
     config, draw = codec.config, np.random.default_rng(seed)
     sums, size = Sums(), 0
-    for number in range(clips):
-        batch = loader.batch(number)
-        planes = batch.luma[0, :, 0].numpy(), batch.chroma[0].numpy()
-        frames = [Frame(y.copy(), uv[0].copy(), uv[1].copy()) for y, uv in zip(*planes, strict=True)]
+    for number, frames in enumerate(clips_of(store, _FRAMES, clips, crop, seed)):
         state = Watched(codec, VideoFormat(crop, crop), sums)
         # A short clip stands for a piece of a longer one: its intra frame may be as much finer as any.
         codec.config = replace(config, intra_boost=int(draw.integers(_BOOSTS)))
@@ -94,24 +82,5 @@ def fit_filter(
     write_atomically(file, written.getvalue())
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", type=Path, required=True, help="folder of a trained model")
-    parser.add_argument("--store", type=Path, required=True, help="clips, as `bitreel ingest` makes them")
-    parser.add_argument("--out", type=Path, required=True, help="file to write; one that is there is replaced")
-    parser.add_argument("--clips", type=int, default=200, help="how many clips to code")
-    parser.add_argument("--crop", type=int, default=224, help="side of the pictures, a multiple of 16")
-    parser.add_argument("--seed", type=int, default=0)
-    given = parser.parse_args()
-    try:
-        fit_filter(
-            given.model, given.store, given.out, given.clips, given.crop, given.seed,
-            lambda line: print(line, flush=True),
-        )  # fmt: skip
-    except BitreelError as error:
-        print(f"post_filter_fit: {error}", file=sys.stderr)
-        sys.exit(error.exit_status)
-
-
 if __name__ == "__main__":
-    main()
+    run_tool(fit_filter, "post_filter_fit", __doc__, clips=200)
