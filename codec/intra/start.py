@@ -1,6 +1,7 @@
 """What intra coding starts from, learned from footage: the modes' matrices, and the mixer as training left it.
 
-`start.npz` is part of the format, as the tables of other codecs are; `trainers.intra_start` made it. Its arrays: wide
+`start.npz` is part of the format, as the tables of other codecs are. An earlier form of `trainers.intra_start` made it:
+made anew, it differs, and streams with it. Its arrays: wide
 (32, 64, 46) and small (32, 16, 21) int16, in 1024ths; chances (CONTEXTS,) uint16; seen (CONTEXTS,) uint8; weights
 (SETS, votes) int32; steps (SETS,) int32.
 """
