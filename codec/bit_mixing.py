@@ -18,11 +18,10 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
 
 from codec.errors import BitreelError
-from codec.rans import chance_bit
+from codec.rans import chance_bit, inlined
 
 MOST_VOTES = 16  # of contexts, bias and a given chance together
 LEAST = 32  # 65536ths: no bit is rarer
@@ -147,10 +146,7 @@ def stored_arrays(file: Path) -> dict[str, NDArray[Any]]:
         raise BitreelError(f"can't read '{file}' ({error}); install bitreel anew") from error
 
 
-_inline: Any = njit(inline="always", error_model="numpy")  # a call would pass all of a mixer's arrays
-
-
-@_inline
+@inlined
 def chance(mixer, count, first, second, given=32768):  # type: ignore[no-untyped-def]
     """Chance of a one in 65536ths, LEAST .. 65536 - LEAST, by the contexts places[:count] and two sets of weights.
 
@@ -179,7 +175,7 @@ def chance(mixer, count, first, second, given=32768):  # type: ignore[no-untyped
     return np.int64(squash[((one + other) >> 1) + 2048])
 
 
-@_inline
+@inlined
 def learn(mixer, count, first, second, bit):  # type: ignore[no-untyped-def]
     """The bit that `chance` was asked for has come. Nothing else may be asked in between."""
     chances, seen, weights, steps, places, votes, _, _, shares, _, rates = mixer
@@ -204,7 +200,7 @@ def learn(mixer, count, first, second, bit):  # type: ignore[no-untyped-def]
             seen[place] = known + 1
 
 
-@njit(error_model="numpy")
+@inlined
 def mixed_bit(coder, mixer, count, first, second, wanted, given=32768):  # type: ignore[no-untyped-def]
     """Code a bit, or find it, with the chance that `chance` gives; the mixer learns. coder: see `codec.rans`."""
     one = chance_bit(coder, chance(mixer, count, first, second, given), wanted)

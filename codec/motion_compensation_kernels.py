@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import numpy as np
-from numba import boolean, int64, njit, uint8
+from numba import boolean, int64, uint8
 
-from codec.rans import compiled
+from codec.rans import compiled, inner
 
 
-@njit
+@inner
 def _predict(plane, top, left, phase_y, phase_x, taps, rows, columns, lines, out):  # type: ignore[no-untyped-def]
     """A patch of rows x columns samples at (top, left) of the plane, whose border samples repeat, into out."""
     height, width = plane.shape

@@ -6,10 +6,10 @@ The same walk goes both ways, so encoder and decoder cannot come apart. The synt
 from __future__ import annotations
 
 import numpy as np
-from numba import boolean, int64, njit, uint8, uint16, uint32, uint64
+from numba import boolean, int64, uint8, uint16, uint32, uint64
 
 from codec.motion import LARGEST_VECTOR
-from codec.rans import chance_bit, compiled, even_bits, read_only
+from codec.rans import chance_bit, compiled, even_bits, inner, read_only
 
 TOO_FAR = -1  # what the kernel returns instead of a count
 _LARGEST_POWER = 16  # bits of a difference between two vectors
@@ -22,7 +22,7 @@ MOVED, NEIGHBOUR, POWER, LOWER, SIGN, REFERENCE, SECOND, SECOND_REFERENCE, APART
 )  # fmt: skip
 
 
-@njit
+@inner
 def adaptive_bit(coder, wanted, context):  # type: ignore[no-untyped-def]
     """Code a bit, or find it, with its context's chance of a one; the chance learns from it."""
     _, chances, seen, _, _, _, _ = coder
@@ -37,7 +37,7 @@ def adaptive_bit(coder, wanted, context):  # type: ignore[no-untyped-def]
     return one
 
 
-@njit
+@inner
 def _difference(coder, wanted, context, lean, not_zero):  # type: ignore[no-untyped-def]
     """One axis's difference from the median: how many bits it has, the bits below the first one, the sign."""
     magnitude = abs(wanted)
@@ -55,7 +55,7 @@ def _difference(coder, wanted, context, lean, not_zero):  # type: ignore[no-unty
     return -value if negative else value
 
 
-@njit
+@inner
 def scaled(vector, distance, of):  # type: ignore[no-untyped-def]
     """One axis of a vector over `of` frames, over `distance` frames."""
     if of == distance:
@@ -63,7 +63,7 @@ def scaled(vector, distance, of):  # type: ignore[no-untyped-def]
     return min(max((2 * vector * distance + of) // (2 * of), -LARGEST_VECTOR), LARGEST_VECTOR)
 
 
-@njit
+@inner
 def _neighbour(blocks, distances, y, x, distance):  # type: ignore[no-untyped-def]
     if y < 0 or x < 0 or x >= blocks.shape[2]:
         return np.int64(0), np.int64(0)
@@ -71,7 +71,7 @@ def _neighbour(blocks, distances, y, x, distance):  # type: ignore[no-untyped-de
     return scaled(blocks[0, y, x], distance, of), scaled(blocks[1, y, x], distance, of)
 
 
-@njit
+@inner
 def near_vectors(blocks, distances, y, x, place, reference):  # type: ignore[no-untyped-def]
     """Left, upper and corner neighbour's first vector (dy, dx, dy, …), scaled to the reference's distance."""
     size = 1 if place else 2
@@ -84,7 +84,7 @@ def near_vectors(blocks, distances, y, x, place, reference):  # type: ignore[no-
     return left[0], left[1], up[0], up[1], corner[0], corner[1]
 
 
-@njit
+@inner
 def _vector(coder, near, moved, y, x, place, wanted):  # type: ignore[no-untyped-def]
     """Code or find the vector of the block at (y, x) in 8x8 blocks; gives it and whether it is off the median."""
     left, up, corner = (near[0], near[1]), (near[2], near[3]), (near[4], near[5])
@@ -112,7 +112,7 @@ def _vector(coder, near, moved, y, x, place, wanted):  # type: ignore[no-untyped
     return median[0] + down, median[1] + across, 1
 
 
-@njit
+@inner
 def _reference(coder, wanted, count, context, step):  # type: ignore[no-untyped-def]
     found = np.int64(0)
     while found < count - 1 and adaptive_bit(coder, wanted > found, context + step * min(found, 2)):
@@ -120,7 +120,7 @@ def _reference(coder, wanted, count, context, step):  # type: ignore[no-untyped-
     return found
 
 
-@njit
+@inner
 def _second(coder, wanted, distances, first, context):  # type: ignore[no-untyped-def]
     """The second hypothesis, if there is one; context: of whether. Gives dy, dx, reference."""
     if not adaptive_bit(coder, wanted[2] >= 0, context):
@@ -133,7 +133,7 @@ def _second(coder, wanted, distances, first, context):  # type: ignore[no-untype
     return near_y + down, near_x + across, reference
 
 
-@njit
+@inner
 def around_of(blocks, y, x, plane, least):  # type: ignore[no-untyped-def]
     """How many of the left and the upper block have at least `least` there: 0..2."""
     return (1 if x and blocks[plane, y, x - 1] >= least else 0) + (1 if y and blocks[plane, y - 1, x] >= least else 0)

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import numpy as np
-from numba import njit, uint8
+from numba import uint8
 
 from codec.motion_compensation import BLOCK, LUMA_TAPS
 from codec.motion_kernels import APART, LOWER, MOVED, NEIGHBOUR, POWER, SIGN, scaled
-from codec.rans import compiled
+from codec.rans import compiled, inner
 
 PAD = 3 * BLOCK
 _TAPS = np.array(LUMA_TAPS, np.int64)
@@ -46,12 +46,12 @@ def quarter_planes(reference, planes):  # type: ignore[no-untyped-def]
                     planes[4 * phase_x + phase_y, y, x] = min(max(sums[x] >> 12, 0), 255)
 
 
-@njit
+@inner
 def _place(y, vector, limit):  # type: ignore[no-untyped-def]
     return min(max(y + (vector >> 2), -2 * BLOCK), limit + BLOCK) + PAD
 
 
-@njit
+@inner
 def differences(current, planes, y, x, down, across, size):  # type: ignore[no-untyped-def]
     """Sum of absolute differences of a block at sample (y, x) under a vector."""
     plane = planes[4 * (across & 3) + (down & 3)]
@@ -68,7 +68,7 @@ def differences(current, planes, y, x, down, across, size):  # type: ignore[no-u
     return np.float32(total)
 
 
-@njit
+@inner
 def _hadamard(block):  # type: ignore[no-untyped-def]
     """The 8x8 block's Hadamard transform, in place; columns, transposed, columns again."""
     for turn in range(2):
@@ -91,7 +91,7 @@ def _hadamard(block):  # type: ignore[no-untyped-def]
                     block[i, j], block[j, i] = block[j, i], block[i, j]
 
 
-@njit
+@inner
 def _price_of(block, scale, prices):  # type: ignore[no-untyped-def]
     _hadamard(block)
     most = np.int32(len(prices) - 1)
@@ -102,7 +102,7 @@ def _price_of(block, scale, prices):  # type: ignore[no-untyped-def]
     return total
 
 
-@njit
+@inner
 def coding_cost(current, planes, y, x, down, across, size, scale, prices, scratch):  # type: ignore[no-untyped-def]
     """About what coding the block's residual costs, rate and distortion together, in bits."""
     plane = planes[4 * (across & 3) + (down & 3)]
@@ -119,7 +119,7 @@ def coding_cost(current, planes, y, x, down, across, size, scale, prices, scratc
     return total
 
 
-@njit
+@inner
 def pair_cost(current, planes, other, y, x, vector, second, size, scale, prices, scratch, most):  # type: ignore[no-untyped-def]
     """`coding_cost` of the mean of two predictions; no need to go on from `most` bits."""
     one = planes[4 * (vector[1] & 3) + (vector[0] & 3)]
@@ -140,7 +140,7 @@ def pair_cost(current, planes, other, y, x, vector, second, size, scale, prices,
     return total
 
 
-@njit
+@inner
 def _axis_bits(difference, context, lean, not_zero, chances):  # type: ignore[no-untyped-def]
     magnitude = abs(difference)
     power = not_zero
@@ -157,7 +157,7 @@ def _axis_bits(difference, context, lean, not_zero, chances):  # type: ignore[no
     return bits + chances[1 if difference < 0 else 0, sign]
 
 
-@njit
+@inner
 def vector_bits(near, place, around, down, across, chances):  # type: ignore[no-untyped-def]
     """What the vector coder would take for this vector, by the chances that it starts from."""
     ly, lx, uy, ux, cy, cx = near
@@ -190,7 +190,7 @@ def vector_bits(near, place, around, down, across, chances):  # type: ignore[no-
     return bits + _axis_bits(off_x, context, lx + ux + cx - 3 * median_x, 0 if off_y else 1, chances)
 
 
-@njit
+@inner
 def off_median(near, down, across):  # type: ignore[no-untyped-def]
     ly, lx, uy, ux, cy, cx = near
     median_y = ly + uy + cy - min(ly, uy, cy) - max(ly, uy, cy)
@@ -198,7 +198,7 @@ def off_median(near, down, across):  # type: ignore[no-untyped-def]
     return 1 if down != median_y or across != median_x else 0
 
 
-@njit
+@inner
 def reference_bits(reference, count, context, step, chances):  # type: ignore[no-untyped-def]
     bits = np.float32(0)
     for found in range(reference):
@@ -206,7 +206,7 @@ def reference_bits(reference, count, context, step, chances):  # type: ignore[no
     return bits + chances[0, context + step * min(reference, 2)] if reference < count - 1 else bits
 
 
-@njit
+@inner
 def second_bits(first, second, distances, references, chances):  # type: ignore[no-untyped-def]
     """A second vector's bits beyond those of its being there and of its reference. first, second: (dy, dx)."""
     distance, of = distances[references[1]], distances[references[0]]

@@ -17,7 +17,7 @@ from codec.motion_price_kernels import (
     second_bits,
     vector_bits,
 )
-from codec.rans import compiled
+from codec.rans import compiled, inner
 
 _ROUNDS = 6  # of whole steps towards a better place
 _COARSE = 4  # the first search is on pictures this much smaller
@@ -94,7 +94,7 @@ def _coarse(current, reference, reach, vectors):  # type: ignore[no-untyped-def]
                         vectors[1, row, column] = dx * 4 * _COARSE
 
 
-@njit
+@inner
 def _gather(search, near, unit, reference):  # type: ignore[no-untyped-def]
     """Median, neighbours, zero, and the frame before here and to the right and below."""
     candidates, previous = search.candidates, search.previous
@@ -114,7 +114,7 @@ def _gather(search, near, unit, reference):  # type: ignore[no-untyped-def]
     return 8
 
 
-@njit
+@inner
 def _best_of(search, planes, unit, near, count):  # type: ignore[no-untyped-def]
     """The candidate of least SAD and vector bits, then whole steps from it."""
     best, down, across = np.float32(1e30), np.int64(0), np.int64(0)
@@ -144,7 +144,7 @@ def _best_of(search, planes, unit, near, count):  # type: ignore[no-untyped-def]
     return down, across, best
 
 
-@njit
+@inner
 def _cost(search, planes, unit, near, down, across, best):  # type: ignore[no-untyped-def]
     """Bits of vector and residual, where the vector's alone are not `best` already."""
     cost = vector_bits(near, unit.place, unit.around, down, across, search.chances)
@@ -156,7 +156,7 @@ def _cost(search, planes, unit, near, down, across, best):  # type: ignore[no-un
     )  # fmt: skip
 
 
-@njit
+@inner
 def _finer(search, planes, unit, near, down, across, count):  # type: ignore[no-untyped-def]
     """Half and quarter samples around a vector by coding cost, and the candidates once more, for a vector as predicted
     may win over a closer one; gives the vector and its cost in bits."""
@@ -177,7 +177,7 @@ def _finer(search, planes, unit, near, down, across, count):  # type: ignore[no-
     return down, across, best
 
 
-@njit
+@inner
 def _choose(search, unit, blocks, found, choice):  # type: ignore[no-untyped-def]
     """Fill choice (6,) with the cheapest way to predict the block, as `codec.motion.Motion` has it; gives its bits."""
     references = len(search.distances)
@@ -225,7 +225,7 @@ def _choose(search, unit, blocks, found, choice):  # type: ignore[no-untyped-def
     return best
 
 
-@njit
+@inner
 def _with_second(search, unit, blocks, found, choice, best, context, context_2):  # type: ignore[no-untyped-def]
     """Try a second hypothesis beside the choice; gives the bits of what is better."""
     references, chances = len(search.distances), search.chances
@@ -274,7 +274,7 @@ def _with_second(search, unit, blocks, found, choice, best, context, context_2):
     return best
 
 
-@njit
+@inner
 def _keep(blocks, moved, search, unit, choice):  # type: ignore[no-untyped-def]
     size = unit.size // 8
     near = near_vectors(blocks, search.distances, unit.y, unit.x, unit.place, choice[2])
@@ -284,7 +284,7 @@ def _keep(blocks, moved, search, unit, choice):  # type: ignore[no-untyped-def]
     moved[unit.y : unit.y + size, unit.x : unit.x + size] = off
 
 
-@njit
+@inner
 def _unit(moved, y, x, size, place):  # type: ignore[no-untyped-def]
     around = (moved[y, x - 1] if x else 0) + (moved[y - 1, x] if y else 0)
     return Unit(y, x, size, place, around)

@@ -15,7 +15,7 @@ from typing import Any
 
 import numba
 import numpy as np
-from numba import float32, float64, int32, int64, njit, types, uint16, uint32, uint64
+from numba import float32, float64, int32, int64, types, uint16, uint32, uint64
 
 from codec.count_tables import BUCKET_BITS, COUNT_BITS, ESCAPE_LIMIT
 
@@ -27,6 +27,10 @@ _ROOM = np.uint64(32)  # a state of at least count << 32 spills a word first
 _TO_BUCKET = np.uint64(COUNT_BITS - BUCKET_BITS)
 _HALF = np.uint32(1 << 31)
 _njit: Any = numba.njit  # its types know few ways to call it
+# What kernels are made of. None of these makes an array, so none needs to count references to those it is given: that
+# costs more than most of them do. Small ones of inner loops go straight into the code around them.
+inner: Any = _njit(error_model="numpy", _nrt=False)
+inlined: Any = _njit(error_model="numpy", _nrt=False, forceinline=True)
 
 
 def read_only(kind: Any) -> Any:
@@ -250,7 +254,7 @@ def pull_symbols(numbers, entries, starts, reaches, buckets, words, state, symbo
 # counts them all; words and state are the decoder's. Chances are the kernel's own.
 
 
-@njit
+@inlined
 def refill(coder, x):  # type: ignore[no-untyped-def]
     _, _, _, _, _, words, state = coder
     place = np.int64(state[1])
@@ -260,7 +264,7 @@ def refill(coder, x):  # type: ignore[no-untyped-def]
     state[0] = x
 
 
-@njit
+@inlined
 def note(coder, count, start):  # type: ignore[no-untyped-def]
     _, _, _, intervals, used, _, _ = coder
     if used[0] < len(intervals):
@@ -268,7 +272,7 @@ def note(coder, count, start):  # type: ignore[no-untyped-def]
     used[0] += 1
 
 
-@njit
+@inlined
 def chance_bit(coder, one_chance, wanted):  # type: ignore[no-untyped-def]
     """Code a bit, or find it, that is a one with this chance, in 65536ths: a zero's interval comes first."""
     decoding, _, _, _, _, _, state = coder
@@ -286,7 +290,7 @@ def chance_bit(coder, one_chance, wanted):  # type: ignore[no-untyped-def]
     return np.int64(one)
 
 
-@njit
+@inlined
 def even_bits(coder, wanted, width):  # type: ignore[no-untyped-def]
     """Code `width` bits, 1..14, or find them, of which any is as likely as another."""
     decoding, _, _, _, _, _, state = coder

@@ -9,7 +9,7 @@ the rows above.
 
 from __future__ import annotations
 
-from numba import njit
+from codec.rans import inner
 
 BLOCK = 16  # columns
 WEIGHT_BITS = 16
@@ -18,7 +18,7 @@ _DAMPING = 256
 _LINE_FORGETS, _ROWS_FORGET = 8, 2  # a 2^-8th a sample, a quarter a row
 
 
-@njit
+@inner
 def learn_sample(taps, target, importance, line, around):  # type: ignore[no-untyped-def]
     """One more sample for both filters; line and around are (R (n, n), p (n,), w (n,)) each."""
     (squares, products, _), (squares_around, products_around, _) = line, around
@@ -33,7 +33,7 @@ def learn_sample(taps, target, importance, line, around):  # type: ignore[no-unt
         products_around[i] += tap * target
 
 
-@njit
+@inner
 def improve(model):  # type: ignore[no-untyped-def]
     """One step of Gauss and Seidel, damped."""
     squares, products, weights = model
@@ -46,7 +46,7 @@ def improve(model):  # type: ignore[no-untyped-def]
         weights[i] = min(max(weights[i] + step, -_LARGEST_WEIGHT), _LARGEST_WEIGHT)
 
 
-@njit
+@inner
 def enter_block(block, squares, products, kept_squares, kept_products):  # type: ignore[no-untyped-def]
     """Add what the rows above knew of this block of columns and the next; kept: (blocks, 2, ...), see `leave_block`."""
     following = min(block + 1, len(kept_squares) - 1)
@@ -61,7 +61,7 @@ def enter_block(block, squares, products, kept_squares, kept_products):  # type:
         kept_products[block, 1, i] = products[i]
 
 
-@njit
+@inner
 def leave_block(block, squares, products, kept_squares, kept_products):  # type: ignore[no-untyped-def]
     """Keep the block's own sums for the row below, in place 0; place 1 holds the sums that it was entered with."""
     n = len(products)

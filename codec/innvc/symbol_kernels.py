@@ -5,10 +5,9 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 import numpy as np
-from numba import njit
 
 from codec.bit_mixing import LEAST, mixed_bit
-from codec.rans import chance_bit, compiled, even_bits
+from codec.rans import chance_bit, compiled, even_bits, inner
 
 NOT_ZERO = -1  # what the kernel returns instead of a count
 _RARE = 260  # 65536ths: what the network holds for rarer than this to be other than zero goes by it alone
@@ -48,7 +47,7 @@ class FrameSymbols(NamedTuple):
     layout: Any
 
 
-@njit
+@inner
 def _level(x):  # type: ignore[no-untyped-def]
     """A class, 0..15, of a sum of magnitudes: about two to the octave."""
     if x < 2:
@@ -63,14 +62,14 @@ def _level(x):  # type: ignore[no-untyped-def]
     return min(found - 1, 15)
 
 
-@njit
+@inner
 def _value(map_, c, y, x):  # type: ignore[no-untyped-def]
     if y < 0 or x < 0 or y >= map_.shape[1] or x >= map_.shape[2]:
         return np.int64(0)
     return np.int64(map_[c, y, x])
 
 
-@njit
+@inner
 def _beyond(entries, start, reach, magnitude):  # type: ignore[no-untyped-def]
     """Of 65536, how much of a table lies at this magnitude and above."""
     if magnitude <= reach:
@@ -78,7 +77,7 @@ def _beyond(entries, start, reach, magnitude):  # type: ignore[no-untyped-def]
     return np.int64(entries[start + 2 * reach + 1] >> 16)
 
 
-@njit
+@inner
 def _magnitude(coder, mixer, frame, c, y, x, second_half, scale, start, reach, entries, wanted):  # type: ignore[no-untyped-def]
     places, now = mixer.places, frame.now
     layout = frame.layout[c]
@@ -156,7 +155,7 @@ def _magnitude(coder, mixer, frame, c, y, x, second_half, scale, start, reach, e
     return found + ((np.int64(1) << power) | low) - 1
 
 
-@njit
+@inner
 def _is_negative(coder, mixer, frame, c, y, x, mean, scale, wanted):  # type: ignore[no-untyped-def]
     places, now, layout = mixer.places, frame.now, frame.layout[c]
     left, up = np.sign(_value(now, c, y, x - 1)) + 1, np.sign(_value(now, c, y - 1, x)) + 1

@@ -29,6 +29,7 @@ from codec.intra.coefficient_kernels import (
 )
 from codec.intra.prediction_kernels import fill_context, predict_from_luma, predict_mode
 from codec.intra.transform_kernels import inverse_block
+from codec.rans import inner
 
 FRACTION_BITS = 4  # of the transform's whole numbers
 MODES = 32  # learned ones, of each size
@@ -74,7 +75,7 @@ class Tools(NamedTuple):
     unit: Any
 
 
-@njit
+@inner
 def tree_places(places, tree, node, left, up):  # type: ignore[no-untyped-def]
     """Contexts of one bit of a mode: at a node 1..31 of its tree, with the modes of two neighbours."""
     start = MODE0 + tree * TREES
@@ -83,13 +84,13 @@ def tree_places(places, tree, node, left, up):  # type: ignore[no-untyped-def]
     places[2] = start + 2 * 32 * 34 + (node * 34 + left) * 34 + up
 
 
-@njit
+@inner
 def from_luma_places(places, left, up):  # type: ignore[no-untyped-def]
     places[0] = SPLIT0 + 2048 + (left == FROM_LUMA) * 2 + (up == FROM_LUMA)
     places[1] = SPLIT0 + 2056 + left * 34 + up
 
 
-@njit
+@inner
 def split_places(places, store, by, bx, band):  # type: ignore[no-untyped-def]
     """Contexts of whether a block is split; gives how busy the blocks around are."""
     luma, splits = store.luma, store.splits
@@ -103,7 +104,7 @@ def split_places(places, store, by, bx, band):  # type: ignore[no-untyped-def]
     return level(busy)
 
 
-@njit
+@inner
 def neighbour_modes(store, tree, by, bx, sub):  # type: ignore[no-untyped-def]
     """The two modes that a mode's bits hang on: left and upper block's; for chroma left one's and own luma's."""
     modes = store.modes
@@ -115,7 +116,7 @@ def neighbour_modes(store, tree, by, bx, sub):  # type: ignore[no-untyped-def]
     return left, up
 
 
-@njit
+@inner
 def _code_mode(coder, mixer, tree, left, up, wanted):  # type: ignore[no-untyped-def]
     places = mixer.places
     first, second = first_set(TREE, tree, 0), second_set(TREE, 1 if left == up else 0)
@@ -130,7 +131,7 @@ def _code_mode(coder, mixer, tree, left, up, wanted):  # type: ignore[no-untyped
     return node - MODES
 
 
-@njit
+@inner
 def _at(luma, y4, x4, k):  # type: ignore[no-untyped-def]
     """Symbol of frequency k of a quarter, on the grid of quarters; zero beyond the picture and where none is yet."""
     if y4 < 0 or x4 < 0 or x4 >= 2 * luma.shape[1]:
@@ -138,13 +139,13 @@ def _at(luma, y4, x4, k):  # type: ignore[no-untyped-def]
     return np.int64(luma[y4 >> 1, x4 >> 1, interleaved(k, y4 & 1, x4 & 1)])
 
 
-@njit
+@inner
 def interleaved(k, i, j):  # type: ignore[no-untyped-def]
     """Where frequency k of quarter (i, j) stands among the block's 64."""
     return (2 * (k >> 2) + i) * 8 + 2 * (k & 3) + j
 
 
-@njit
+@inner
 def _begin(unit, type_, size, mode, band, end_left, end_up):  # type: ignore[no-untyped-def]
     kinds = unit.kinds
     kinds[TYPE], kinds[SIZE], kinds[MODE], kinds[BAND] = type_, size, mode, band
@@ -152,13 +153,13 @@ def _begin(unit, type_, size, mode, band, end_left, end_up):  # type: ignore[no-
     unit.rest[:] = 0
 
 
-@njit
+@inner
 def _sum_rest(unit):  # type: ignore[no-untyped-def]
     for diagonal in range(14, -1, -1):
         unit.rest[diagonal] += unit.rest[diagonal + 1]
 
 
-@njit
+@inner
 def _describe(unit, map_, by, bx, k, size):  # type: ignore[no-untyped-def]
     """Neighbours of frequency k in a map of blocks (h, w, size²): left, upper, and all summed up."""
     left = np.int64(map_[by, bx - 1, k]) if bx else np.int64(0)
@@ -173,7 +174,7 @@ def _describe(unit, map_, by, bx, k, size):  # type: ignore[no-untyped-def]
     return left, up
 
 
-@njit
+@inner
 def describe_whole(unit, store, by, bx, mode, band):  # type: ignore[no-untyped-def]
     """Fill unit for an 8x8 luma block."""
     luma, ends, splits = store.luma, store.ends, store.splits
@@ -194,7 +195,7 @@ def describe_whole(unit, store, by, bx, mode, band):  # type: ignore[no-untyped-
     _sum_rest(unit)
 
 
-@njit
+@inner
 def describe_quarter(unit, store, by, bx, sub, mode, band):  # type: ignore[no-untyped-def]
     """Fill unit for a 4x4 luma block."""
     luma, ends = store.luma, store.ends
@@ -217,7 +218,7 @@ def describe_quarter(unit, store, by, bx, sub, mode, band):  # type: ignore[no-u
     _sum_rest(unit)
 
 
-@njit
+@inner
 def describe_chroma(unit, store, by, bx, plane, mode, band):  # type: ignore[no-untyped-def]
     """Fill unit for a 4x4 block of U (plane 0) or V."""
     own, ends = store.chroma[plane], store.ends
@@ -253,20 +254,20 @@ def rebuild(out, top, left, size, predicted, symbols, tools):  # type: ignore[no
             out[top + y, left + x] = min(max(value, 0), 255)
 
 
-@njit
+@inner
 def predict_whole(out, by, bx, tools):  # type: ignore[no-untyped-def]
     """Fill the context of an 8x8 luma block; gives its mean."""
     return fill_context(out, 8 * by, 8 * bx, 8, 8 * bx + 8 < out.shape[1], tools.context)
 
 
-@njit
+@inner
 def predict_quarter(out, by, bx, sub, tools):  # type: ignore[no-untyped-def]
     """Fill the context of a 4x4 luma block; gives its mean."""
     known = sub == 0 or sub == 2 or (sub == 1 and 8 * bx + 8 < out.shape[1])
     return fill_context(out, 8 * by + 4 * (sub >> 1), 8 * bx + 4 * (sub & 1), 4, known, tools.context)
 
 
-@njit
+@inner
 def predict_chroma(out, plane, by, bx, mode, tools, predicted):  # type: ignore[no-untyped-def]
     own = out[1 + plane]
     if mode == FROM_LUMA:

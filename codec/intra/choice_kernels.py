@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from numba import njit
 
 from codec.bit_mixing import chance
 from codec.intra.coefficient_kernels import (
@@ -19,13 +18,14 @@ from codec.intra.coefficient_kernels import (
     second_set,
     to_stage,
 )
+from codec.rans import inner
 
 # Bits that a squared step of error is worth. 7.5 is what the rest of the codec goes by; a symbol that is kept makes the
 # ones after it dearer, which this choice does not see, and yet 9 does better (-0.9 % BD-rate over 7.5, 6.5: +1.5 %).
 PRICE = 9.0
 
 
-@njit
+@inner
 def choose_symbols(mixer, unit, scan, diagonals, coefficients, step, costs, symbols):  # type: ignore[no-untyped-def]
     """Quantize coefficients (size²,) by what they cost now: symbols (size²,); gives bits + price · squared steps.
 

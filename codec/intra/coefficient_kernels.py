@@ -5,10 +5,9 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 import numpy as np
-from numba import njit
 
 from codec.bit_mixing import mixed_bit
-from codec.rans import even_bits
+from codec.rans import even_bits, inner
 
 
 class Unit(NamedTuple):
@@ -57,7 +56,7 @@ _KINDS = 11
 SETS = _KINDS * 4 * 4 + _KINDS * 16
 
 
-@njit
+@inner
 def level(x):  # type: ignore[no-untyped-def]
     """A class, 0..15, of a sum of magnitudes."""
     if x < 4:
@@ -87,17 +86,17 @@ def level(x):  # type: ignore[no-untyped-def]
     return np.int64(15)
 
 
-@njit
+@inner
 def first_set(kind, type_, diagonal):  # type: ignore[no-untyped-def]
     return (kind * 4 + type_) * 4 + min(diagonal >> 1, 3)
 
 
-@njit
+@inner
 def second_set(kind, of_level):  # type: ignore[no-untyped-def]
     return _KINDS * 16 + kind * 16 + of_level
 
 
-@njit
+@inner
 def magnitude_contexts(places, unit, symbols, at, spent, run, last):  # type: ignore[no-untyped-def]
     """Contexts of the first stage of the coefficient `at`; each later stage adds its own offset. Gives levels."""
     kinds, near = unit.kinds, unit.near
@@ -122,7 +121,7 @@ def magnitude_contexts(places, unit, symbols, at, spent, run, last):  # type: ig
     return around, local
 
 
-@njit
+@inner
 def to_stage(places, stage):  # type: ignore[no-untyped-def]
     """Move the contexts of the stage before to this one."""
     if stage == 0:
@@ -138,7 +137,7 @@ def to_stage(places, stage):  # type: ignore[no-untyped-def]
     places[8] += 4 * 64 * 8
 
 
-@njit
+@inner
 def end_contexts(places, unit, diagonal, spent, lately):  # type: ignore[no-untyped-def]
     kinds = unit.kinds
     type_ = kinds[TYPE]
@@ -153,7 +152,7 @@ def end_contexts(places, unit, diagonal, spent, lately):  # type: ignore[no-unty
     return rest
 
 
-@njit
+@inner
 def _sign_contexts(places, unit, symbols, at):  # type: ignore[no-untyped-def]
     kinds, signs = unit.kinds, unit.signs
     size = kinds[SIZE]
@@ -166,7 +165,7 @@ def _sign_contexts(places, unit, symbols, at):  # type: ignore[no-untyped-def]
     places[3] = S3 + base * 3 + signs[at, 2] + 1
 
 
-@njit
+@inner
 def code_symbols(coder, mixer, unit, scan, diagonals, symbols):  # type: ignore[no-untyped-def]
     """Code the block's symbols (size²,) int64, or find them; gives the diagonal that the end was told at, or 15."""
     size, type_ = unit.kinds[SIZE], unit.kinds[TYPE]

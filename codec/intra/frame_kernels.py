@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import numpy as np
-from numba import njit
 
 from codec.intra.block_kernels import UNTOLD, Store, Tools, code_chroma, code_luma, new_unit
 from codec.intra.plan_kernels import plan_chroma, plan_luma
-from codec.rans import compiled
+from codec.rans import compiled, inner
 
 _FLOOR = 4  # added to variances: noise that nothing shows of
 _USUAL = 28  # quarter octaves of the variance at which the step stays as it is
 _MOST = 12  # QPs either way
 
 
-@njit
+@inner
 def _note_block(out, by, bx, sums):  # type: ignore[no-untyped-def]
     """Sum and sum of squares of a decoded luma block."""
     total, squares = np.int64(0), np.int64(0)
@@ -26,7 +25,7 @@ def _note_block(out, by, bx, sums):  # type: ignore[no-untyped-def]
     sums[by, bx, 0], sums[by, bx, 1] = total, squares
 
 
-@njit
+@inner
 def _block_qp(sums, by, bx, qp, activity):  # type: ignore[no-untyped-def]
     """The QP of a block, by the variance of the decoded ones next to it: left, upper left, upper, upper right."""
     count, total, squares = np.int64(0), np.int64(0), np.int64(0)

@@ -31,6 +31,7 @@ from codec.intra.choice_kernels import choose_symbols
 from codec.intra.coefficient_kernels import SPLIT, TREE, first_set, second_set
 from codec.intra.prediction_kernels import predict_mode
 from codec.intra.transform_kernels import forward_block
+from codec.rans import inner
 
 _TRIED = 5  # modes that are coded for trial
 
@@ -85,7 +86,7 @@ def _estimate(source, top, left, size, predicted, tools):  # type: ignore[no-unt
     return total
 
 
-@njit
+@inner
 def _cheapest(estimates, count, chosen):  # type: ignore[no-untyped-def]
     """The first _TRIED of count estimates, cheapest first, into chosen."""
     for place in range(_TRIED):
@@ -99,7 +100,7 @@ def _cheapest(estimates, count, chosen):  # type: ignore[no-untyped-def]
         chosen[place] = best
 
 
-@njit
+@inner
 def _choose(mixer, tools, scan):  # type: ignore[no-untyped-def]
     return choose_symbols(
         mixer, tools.unit, tools.scans[scan], tools.scans[scan + 1], tools.block, tools.step[0], tools.costs,

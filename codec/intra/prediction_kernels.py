@@ -9,10 +9,11 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from numba import njit
+
+from codec.rans import inner
 
 
-@njit
+@inner
 def fill_context(plane, top, left, size, right_known, context):  # type: ignore[no-untyped-def]
     """Context of the block at (top, left) of plane (H, W) int32 into context, less its mean; gives the mean.
 
@@ -59,7 +60,7 @@ def fill_context(plane, top, left, size, right_known, context):  # type: ignore[
     return mean
 
 
-@njit
+@inner
 def predict_mode(matrix, context, mean, count, out):  # type: ignore[no-untyped-def]
     """One learned mode: matrix (size², count) int16 in 1024ths; out (size²,) int64, samples 0..255."""
     for p in range(matrix.shape[0]):
@@ -69,7 +70,7 @@ def predict_mode(matrix, context, mean, count, out):  # type: ignore[no-untyped-
         out[p] = min(max(mean + (total >> 10), 0), 255)
 
 
-@njit
+@inner
 def predict_from_luma(luma, chroma, top, left, out):  # type: ignore[no-untyped-def]
     """A 4x4 chroma block at (top, left) of chroma as a line through luma's decoded samples at half size: out (16,).
 

@@ -10,6 +10,7 @@ from numba import njit
 from numpy.typing import NDArray
 
 from codec.lifting import block_rotations
+from codec.rans import inner
 
 _HALF, _SHIFT = 1 << 13, 14
 
@@ -24,7 +25,7 @@ def transform_tables() -> tuple[NDArray[np.int64], ...]:
     return tuple(found)
 
 
-@njit
+@inner
 def _line_forward(x, y, rotations, sources, signs):  # type: ignore[no-untyped-def]
     for r in range(len(rotations)):
         i, j, shear, sine = rotations[r, 0], rotations[r, 1], rotations[r, 2], rotations[r, 3]
@@ -35,7 +36,7 @@ def _line_forward(x, y, rotations, sources, signs):  # type: ignore[no-untyped-d
         y[k] = x[sources[k]] * signs[k]
 
 
-@njit
+@inner
 def _line_inverse(y, x, rotations, sources, signs):  # type: ignore[no-untyped-def]
     for k in range(len(sources)):
         x[sources[k]] = y[k] * signs[k]
