@@ -3,20 +3,24 @@
 Luma in 8x8 blocks and chroma in 4x4 blocks meet at 1/8 resolution as 64 + 16 + 16 = 96 channels, an exact packing.
 Each one-dimensional DCT is a chain of plane rotations, and each rotation three shears with rounding (lifting), so the
 inverse undoes every step exactly: inverse(forward(x)) == x for integers, on every device. With `fraction_bits` the
-input is scaled up first, which makes the rounding of the shears negligible beside the quantization.
+input is scaled up first, which makes the rounding of the shears negligible beside the quantization. On CPUs compiled
+kernels do the same where numba is installed.
 """
 
 from __future__ import annotations
 
 import math
 from functools import lru_cache
+from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 LUMA_BLOCK = 8
 CHROMA_BLOCK = 4
+_SIZES = LUMA_BLOCK, CHROMA_BLOCK, CHROMA_BLOCK
 _SHIFT = 14  # precision of the shears' factors
 
 
@@ -115,6 +119,20 @@ def forward_transform(luma: Tensor, chroma: Tensor, fraction_bits: int) -> Tenso
     luma: (H, W) int32, chroma: (2, H/2, W/2) int32, H and W multiples of 8; values within ±255.
     Returns (96, H/8, W/8) int32 in units of 2^-fraction_bits: 64 luma, 16 U, 16 V, row by row of frequencies.
     """
+    if luma.device.type == "cpu" and _kernels() is not None:
+        return _compiled_forward(luma, chroma, fraction_bits)
+    return tensor_forward(luma, chroma, fraction_bits)
+
+
+def inverse_transform(coefficients: Tensor, fraction_bits: int) -> tuple[Tensor, Tensor]:
+    """The exact inverse of `forward_transform`, rounded to whole sample values where there are fraction bits."""
+    if coefficients.device.type == "cpu" and _kernels() is not None:
+        return _compiled_inverse(coefficients, fraction_bits)
+    return tensor_inverse(coefficients, fraction_bits)
+
+
+def tensor_forward(luma: Tensor, chroma: Tensor, fraction_bits: int) -> Tensor:
+    """`forward_transform` on any device."""
     h, w = luma.shape[0] // LUMA_BLOCK, luma.shape[1] // LUMA_BLOCK
     y = _lift_blocks(split_blocks(luma << fraction_bits, LUMA_BLOCK), False).reshape(64, h, w)
     c = split_blocks(chroma << fraction_bits, CHROMA_BLOCK).permute(1, 2, 0, 3, 4)  # both planes in one go
@@ -122,8 +140,8 @@ def forward_transform(luma: Tensor, chroma: Tensor, fraction_bits: int) -> Tenso
     return torch.cat([y, c])
 
 
-def inverse_transform(coefficients: Tensor, fraction_bits: int) -> tuple[Tensor, Tensor]:
-    """The exact inverse of `forward_transform`, rounded to whole sample values where there are fraction bits."""
+def tensor_inverse(coefficients: Tensor, fraction_bits: int) -> tuple[Tensor, Tensor]:
+    """`inverse_transform` on any device."""
     h, w = coefficients.shape[1:]
     y = join_blocks(_lift_blocks(coefficients[:64].reshape(8, 8, h, w), True))
     c = coefficients[64:].reshape(2, 16, h, w).transpose(0, 1).reshape(4, 4, 2 * h, w)
@@ -132,6 +150,48 @@ def inverse_transform(coefficients: Tensor, fraction_bits: int) -> tuple[Tensor,
         half = 1 << (fraction_bits - 1)
         return (y + half) >> fraction_bits, (c + half) >> fraction_bits
     return y, c
+
+
+def _compiled_forward(luma: Tensor, chroma: Tensor, fraction_bits: int) -> Tensor:
+    height, width = luma.shape
+    found = np.empty((96, height // LUMA_BLOCK, width // LUMA_BLOCK), np.int32)
+    planes = luma, *chroma
+    for plane, part, size in zip(planes, _parts(found), _SIZES, strict=True):
+        source = np.ascontiguousarray(plane.numpy())
+        _kernels().forward_plane(source, fraction_bits, *_rotation_table(size), part)
+    return torch.from_numpy(found)
+
+
+def _compiled_inverse(coefficients: Tensor, fraction_bits: int) -> tuple[Tensor, Tensor]:
+    h, w = coefficients.shape[1:]
+    luma = np.empty((h * LUMA_BLOCK, w * LUMA_BLOCK), np.int32)
+    chroma = np.empty((2, h * CHROMA_BLOCK, w * CHROMA_BLOCK), np.int32)
+    given = _parts(np.ascontiguousarray(coefficients.numpy()))
+    for plane, part, size in zip((luma, *chroma), given, _SIZES, strict=True):
+        _kernels().inverse_plane(part, fraction_bits, *_rotation_table(size), plane)
+    return torch.from_numpy(luma), torch.from_numpy(chroma)
+
+
+def _parts(coefficients: NDArray[np.int32]) -> tuple[NDArray[np.int32], ...]:
+    """Y's, U's and V's of 96."""
+    return coefficients[:64], coefficients[64:80], coefficients[80:]
+
+
+@lru_cache
+def _rotation_table(size: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """`block_rotations` as (rotations, 4) and (size, 2) sources and signs."""
+    rotations, sources, signs = block_rotations(size)
+    return np.array(rotations, np.int64), np.ascontiguousarray(np.stack([sources, signs], axis=1), np.int64)
+
+
+@lru_cache
+def _kernels() -> Any:
+    """The compiled kernels, or None where numba is not installed (training needs no more than PyTorch)."""
+    try:
+        from codec import lifting_kernels
+    except ImportError:
+        return None
+    return lifting_kernels
 
 
 def float_transform(luma: Tensor, chroma: Tensor) -> Tensor:

@@ -4,7 +4,15 @@ import numpy as np
 import pytest
 import torch
 
-from codec.lifting import dct_matrix, float_inverse, float_transform, forward_transform, inverse_transform
+from codec.lifting import (
+    dct_matrix,
+    float_inverse,
+    float_transform,
+    forward_transform,
+    inverse_transform,
+    tensor_forward,
+    tensor_inverse,
+)
 
 
 def _planes(seed: int, height: int = 48, width: int = 80) -> tuple[torch.Tensor, torch.Tensor]:
@@ -20,6 +28,24 @@ def test_inverse_undoes_forward_exactly(fraction_bits: int) -> None:
     back = inverse_transform(forward_transform(luma, chroma, fraction_bits), fraction_bits)
     assert torch.equal(back[0], luma)
     assert torch.equal(back[1], chroma)
+
+
+@pytest.mark.parametrize(("height", "width"), [(48, 80), (8, 8), (16, 136)])
+@pytest.mark.parametrize(("fraction_bits", "largest"), [(0, 255), (4, 255), (4, (1 << 31) - 1)])
+def test_compiled_transform_is_the_tensors_own(height: int, width: int, fraction_bits: int, largest: int) -> None:
+    """Even where numbers wrap, which no sound stream has."""
+    pytest.importorskip("numba")
+    generator = torch.Generator().manual_seed(4)
+
+    def whole(*shape: int) -> torch.Tensor:
+        return torch.randint(-largest, largest + 1, shape, generator=generator).int()
+
+    luma, chroma = whole(height, width), whole(2, height // 2, width // 2)
+    assert torch.equal(forward_transform(luma, chroma, fraction_bits), tensor_forward(luma, chroma, fraction_bits))
+    coefficients = whole(96, height // 8, width // 8)
+    back, expected = inverse_transform(coefficients, fraction_bits), tensor_inverse(coefficients, fraction_bits)
+    assert torch.equal(back[0], expected[0])
+    assert torch.equal(back[1], expected[1])
 
 
 def test_largest_input_does_not_overflow() -> None:
