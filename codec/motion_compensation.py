@@ -125,28 +125,56 @@ def compensate(references: Sequence[Planes], blocks: Tensor, overlapped: bool = 
     return predicted, _hypotheses(chroma, twice, BLOCK // 2, CHROMA_TAPS, overlapped).reshape(references[0][1].shape)
 
 
+def compensate_all(references: Sequence[Planes], memory: Planes, blocks: Tensor) -> tuple[Planes, Planes, Planes]:
+    """A frame's overlapped and plain prediction, and the plain one with `memory` in the first reference's place; see
+    `compensate`."""
+    if blocks.device.type == "cpu" and _kernels() is not None:
+        return _compiled(references, memory, blocks)
+    changed = (memory, *references[1:])
+    return compensate(references, blocks, overlapped=True), compensate(references, blocks), compensate(changed, blocks)
+
+
 def _hypotheses(
     references: Tensor, blocks: Tensor, block: int, taps: tuple[tuple[int, ...], ...], overlapped: bool
 ) -> Tensor:
-    move = _compiled_plane if references.device.type == "cpu" and _kernels() is not None else compensate_plane
-    first = move(references, blocks[:, :3], block, taps, overlapped)
+    first = compensate_plane(references, blocks[:, :3], block, taps, overlapped)
     both = blocks[:, 5:] >= 0
     if not both.any():
         return first
-    second = move(references, torch.where(both, blocks[:, 3:], blocks[:, :3]), block, taps, overlapped)
+    second = compensate_plane(references, torch.where(both, blocks[:, 3:], blocks[:, :3]), block, taps, overlapped)
     return torch.floor((first + second + 1) / 2)
 
 
-def _compiled_plane(
-    references: Tensor, moves: Tensor, block: int, taps: tuple[tuple[int, ...], ...], overlapped: bool
-) -> Tensor:
-    """`compensate_plane` by the compiled kernel."""
-    planes = np.ascontiguousarray(references.byte().transpose(0, 1).numpy())
-    out = np.empty_like(planes[:, 0])
-    table, weights = np.array(taps, np.int64), overlap_weights(block)
-    for plane, move, result in zip(planes, np.ascontiguousarray(moves.numpy()), out, strict=True):
-        _kernels().compensate_frame(plane, move, block, table, weights, overlapped, result)
-    return torch.from_numpy(out).float()
+def _compiled(references: Sequence[Planes], memory: Planes, blocks: Tensor) -> tuple[Planes, Planes, Planes]:
+    """`compensate_all` by the compiled kernel."""
+    n, _, height, width = memory[1].shape
+    luma = np.empty((n, 3, 2 * height, 2 * width), np.float32)
+    chroma = np.empty((n, 2, 3, height, width), np.float32)
+    given = np.ascontiguousarray(blocks.numpy())
+    for i in range(n):
+        planes = [(pair[0][i], *pair[1][i]) for pair in (*references, memory)]
+        for k, out in enumerate((luma[i], *chroma[i])):
+            block, taps = (BLOCK // 2, CHROMA_TAPS) if k else (BLOCK, LUMA_TAPS)
+            grown = _grown([each[k] for each in planes], 2 * block + len(taps[0]))
+            weights = np.pad(overlap_weights(block), ((0, 0), (0, 0), (0, block))).reshape(5, -1).astype(np.int32)
+            _kernels().predict_frame(grown, given[i], block, np.array(taps, np.int32), weights, out)
+    ways = [(torch.from_numpy(luma[:, way]), torch.from_numpy(chroma[:, :, way])) for way in range(3)]
+    return ways[0], ways[1], ways[2]
+
+
+def _grown(planes: Sequence[Tensor], border: int) -> NDArray[np.uint8]:
+    """Planes (H, W) of whole numbers 0..255, with border samples repeated around them: (P, H + 2 border, W + 2 border).
+
+    A block pushed out further than that sees border samples only, so vectors are clamped there.
+    """
+    height, width = planes[0].shape
+    grown = np.empty((len(planes), height + 2 * border, width + 2 * border), np.uint8)
+    for into, plane in zip(grown, planes, strict=True):
+        into[border:-border, border:-border] = plane.numpy()
+        into[border:-border, :border] = into[border:-border, border : border + 1]
+        into[border:-border, -border:] = into[border:-border, -border - 1 : -border]
+        into[:border], into[-border:] = into[border], into[-border - 1]
+    return grown
 
 
 @lru_cache

@@ -1,110 +1,160 @@
-"""Motion compensation compiled by numba: the same samples as `motion_compensation`'s tensors, many times faster."""
+"""Motion compensation compiled by numba: the same samples as `motion_compensation`'s tensors, many times faster.
+
+A frame's overlapped and plain prediction and the memory's are made in one walk over its blocks, for most of what they
+need is the same. A block in the making is a list of rows twice as long as its own: so filters run over all of it in one
+loop, which becomes a few vector instructions.
+"""
 
 from __future__ import annotations
 
 import numpy as np
-from numba import boolean, int64, uint8
+from numba import float32, int32, int64, uint8
 
 from codec.rans import compiled, inner
 
+OVERLAPPED, PLAIN, MEMORY = 0, 1, 2  # where `predict_frame` writes to
+
 
 @inner
-def _predict(plane, top, left, phase_y, phase_x, taps, rows, columns, lines, out):  # type: ignore[no-untyped-def]
-    """A patch of rows x columns samples at (top, left) of the plane, whose border samples repeat, into out."""
-    height, width = plane.shape
-    count = taps.shape[1]
-    before = count // 2 - 1
-    inside = top - before >= 0 and left - before >= 0
-    inside = inside and top + rows + count <= height and left + columns + count <= width
-    if inside and phase_y == 0 and phase_x == 0:
-        for i in range(rows):
-            for j in range(columns):
-                out[i, j] = plane[top + i, left + j]
+def _eight_taps(source, taps, step, length, least, shift, most, out):  # type: ignore[no-untyped-def]
+    """out[i] = (sum of taps[k] · source[i + k · step] + half) >> shift, within least..most."""
+    a, b, c, d, e, f, g, h = taps[0], taps[1], taps[2], taps[3], taps[4], taps[5], taps[6], taps[7]
+    half, step = np.int32((1 << shift) >> 1), np.uint64(step)
+    for i in range(length):
+        at = np.uint64(i)
+        first = np.int32(a * source[at] + b * source[at + step])
+        second = np.int32(c * source[at + np.uint64(2) * step] + d * source[at + np.uint64(3) * step])
+        third = np.int32(e * source[at + np.uint64(4) * step] + f * source[at + np.uint64(5) * step])
+        fourth = np.int32(g * source[at + np.uint64(6) * step] + h * source[at + np.uint64(7) * step])
+        total = np.int32(np.int32(first + second) + np.int32(third + fourth))
+        out[at] = min(max(np.int32(np.int32(total + half) >> shift), least), most)
+
+
+@inner
+def _four_taps(source, taps, step, length, least, shift, most, out):  # type: ignore[no-untyped-def]
+    a, b, c, d = taps[0], taps[1], taps[2], taps[3]
+    half, step = np.int32((1 << shift) >> 1), np.uint64(step)
+    for i in range(length):
+        at = np.uint64(i)
+        first = np.int32(a * source[at] + b * source[at + step])
+        second = np.int32(c * source[at + np.uint64(2) * step] + d * source[at + np.uint64(3) * step])
+        total = np.int32(first + second)
+        out[at] = min(max(np.int32(np.int32(total + half) >> shift), least), most)
+
+
+@inner
+def _moved(planes, number, y0, x0, down, across, block, taps, rooms, out):  # type: ignore[no-untyped-def]
+    """The block at (y0, x0), predicted from a padded plane by the vector (down, across)."""
+    phases, count = taps.shape
+    border = 2 * block + count
+    height, width = planes.shape[1] - 2 * border, planes.shape[2] - 2 * border
+    whole_y, whole_x = down // phases, across // phases
+    phase_y, phase_x = down - whole_y * phases, across - whole_x * phases
+    top = min(max(y0 + whole_y, -2 * block), height + block) + border
+    left = min(max(x0 + whole_x, -2 * block), width + block) + border
+    plane, row = planes[number], 2 * block
+    if phase_y == 0 and phase_x == 0:
+        for i in range(block):
+            source, into = plane[top + i, left:], out[i * row :]
+            for j in range(block):
+                into[j] = source[j]
         return
-    for i in range(rows + count - 1):
-        y = top - before + i
-        if inside:
-            for j in range(columns):
-                total = np.int32(0)
-                for k in range(count):
-                    total += np.int32(taps[phase_x, k]) * np.int32(plane[y, left - before + j + k])
-                lines[i, j] = total
-        else:
-            y = min(max(y, 0), height - 1)
-            for j in range(columns):
-                total = np.int32(0)
-                for k in range(count):
-                    x = min(max(left - before + j + k, 0), width - 1)
-                    total += np.int32(taps[phase_x, k]) * np.int32(plane[y, x])
-                lines[i, j] = total
-    for i in range(rows):
-        for j in range(columns):
-            total = np.int32(2048)
-            for k in range(count):
-                total += np.int32(taps[phase_y, k]) * lines[i + k, j]
-            out[i, j] = min(max(total >> 12, 0), 255)
+    before = count // 2 - 1
+    patch, lines = rooms
+    for i in range(block + count - 1):
+        source, into = plane[top - before + i, left - before :], patch[i * row :]
+        for j in range(row):
+            into[j] = source[j]
+    # What filters find beyond a row's end lands in columns that nobody looks at.
+    least, most, tall = np.int32(-(1 << 30)), np.int32(1 << 30), (block + count - 1) * row
+    if count == 8:
+        _eight_taps(patch, taps[phase_x], 1, tall, least, 0, most, lines)
+        _eight_taps(lines, taps[phase_y], row, block * row, np.int32(0), 12, np.int32(255), out)
+    else:
+        _four_taps(patch, taps[phase_x], 1, tall, least, 0, most, lines)
+        _four_taps(lines, taps[phase_y], row, block * row, np.int32(0), 12, np.int32(255), out)
 
 
-@compiled(uint8[:, :, ::1], int64[:, :, ::1], int64, int64[:, ::1], int64[:, :, ::1], boolean, uint8[:, ::1])
-def compensate_frame(planes, moves, block, taps, weights, overlapped, out):  # type: ignore[no-untyped-def]
-    """Fill out (H, W) with planes (R, H, W) moved by moves (3, H/block, W/block): vectors in 1/len(taps) of a sample
-    and the number of the plane.
+@inner
+def _mixed(planes, moves, row, column, block, taps, weights, own, rooms, other, out):  # type: ignore[no-untyped-def]
+    """A block's overlapped prediction into out: `own` mixed with what its neighbours' vectors predict.
 
-    weights: (5, block, block) eighths of the own, the upper, lower, left and right block's vector.
+    moves: (3, rows, columns) of the hypothesis in question.
     """
-    height, width = out.shape
-    phases = taps.shape[0]
     rows, columns = moves.shape[1], moves.shape[2]
-    lines = np.empty((block + taps.shape[1], block), np.int32)
-    own = np.empty((block, block), np.int32)
-    other = np.empty((block, block), np.int32)
-    total = np.empty((block, block), np.int32)
+    down, across, number = moves[0, row, column], moves[1, row, column], moves[2, row, column]
+    same = True
+    for side in range(4):
+        near_y = row - 1 if side == 0 else row + 1 if side == 1 else row
+        near_x = column - 1 if side == 2 else column + 1 if side == 3 else column
+        near_y, near_x = min(max(near_y, 0), rows - 1), min(max(near_x, 0), columns - 1)
+        vy, vx, which = moves[0, near_y, near_x], moves[1, near_y, near_x], moves[2, near_y, near_x]
+        if vy == down and vx == across and which == number:
+            continue
+        if same:
+            same = False
+            for i in range(2 * block * block):
+                out[i] = np.int32(8 * own[i] + 4)
+        _moved(planes, which, row * block, column * block, vy, vx, block, taps, rooms, other)
+        for i in range(2 * block * block):
+            out[i] = np.int32(out[i] + weights[side + 1, i] * np.int32(other[i] - own[i]))
+    for i in range(2 * block * block):
+        out[i] = own[i] if same else np.int32(out[i] >> 3)
+
+
+@inner
+def _write(first, second, both, row, column, block, out):  # type: ignore[no-untyped-def]
+    """A block, or the mean of two, into its place."""
+    for i in range(block):
+        one, other, into = first[2 * i * block :], second[2 * i * block :], out[row * block + i, column * block :]
+        for j in range(block):
+            into[j] = np.int32(np.int32(one[j] + other[j] + 1) >> 1) if both else one[j]
+
+
+@compiled(uint8[:, :, ::1], int64[:, :, ::1], int64, int32[:, ::1], int32[:, ::1], float32[:, :, ::1])
+def predict_frame(planes, blocks, block, taps, weights, out):  # type: ignore[no-untyped-def]
+    """Fill out (3, H, W) with one plane's overlapped, plain and memory's prediction.
+
+    planes: (R + 1, H + 2 p, W + 2 p), the references' and last the memory's, grown by p = 2 block + taps repeated
+    border samples. blocks: (6, H/block, W/block), see `codec.motion.Motion`, vectors in 1/len(taps) of a sample.
+    weights: (5, 2 block²) eighths of the own, the upper, lower, left and right block's vector, rows grown to twice
+    their length.
+    """
+    rows, columns = blocks.shape[1], blocks.shape[2]
+    memory = planes.shape[0] - 1
+    # Of a block without a second hypothesis, the first counts as both.
+    seconds = blocks[:3].copy()
+    twice = np.zeros((rows, columns), np.bool_)
     for row in range(rows):
         for column in range(columns):
-            y0, x0 = row * block, column * block
-            down, across, number = moves[0, row, column], moves[1, row, column], moves[2, row, column]
-            whole_y, whole_x = down // phases, across // phases
-            top = min(max(y0 + whole_y, -2 * block), height + block)
-            left = min(max(x0 + whole_x, -2 * block), width + block)
-            _predict(
-                planes[number], top, left, down - whole_y * phases, across - whole_x * phases, taps, block, block,
-                lines, own,
-            )  # fmt: skip
-            mixed = False
-            if overlapped:
-                for side in range(4):
-                    near_y = row - 1 if side == 0 else row + 1 if side == 1 else row
-                    near_x = column - 1 if side == 2 else column + 1 if side == 3 else column
-                    near_y, near_x = min(max(near_y, 0), rows - 1), min(max(near_x, 0), columns - 1)
-                    vy, vx, which = moves[0, near_y, near_x], moves[1, near_y, near_x], moves[2, near_y, near_x]
-                    if vy == down and vx == across and which == number:
-                        continue
-                    if not mixed:
-                        mixed = True
-                        for i in range(block):
-                            for j in range(block):
-                                total[i, j] = 8 * own[i, j] + 4
-                    whole_y, whole_x = vy // phases, vx // phases
-                    top = min(max(y0 + whole_y, -2 * block), height + block)
-                    left = min(max(x0 + whole_x, -2 * block), width + block)
-                    # Half the block is all that a neighbour has a say in.
-                    i0 = block // 2 if side == 1 else 0
-                    j0 = block // 2 if side == 3 else 0
-                    high = block // 2 if side < 2 else block
-                    wide = block // 2 if side > 1 else block
-                    _predict(
-                        planes[which], top + i0, left + j0, vy - whole_y * phases, vx - whole_x * phases, taps, high,
-                        wide, lines, other,
-                    )  # fmt: skip
-                    for i in range(high):
-                        for j in range(wide):
-                            weight = np.int32(weights[side + 1, i0 + i, j0 + j])
-                            total[i0 + i, j0 + j] += weight * (other[i, j] - own[i0 + i, j0 + j])
-            if mixed:
-                for i in range(block):
-                    for j in range(block):
-                        out[y0 + i, x0 + j] = total[i, j] >> 3
-            else:
-                for i in range(block):
-                    for j in range(block):
-                        out[y0 + i, x0 + j] = own[i, j]
+            if blocks[5, row, column] >= 0:
+                twice[row, column] = True
+                for k in range(3):
+                    seconds[k, row, column] = blocks[3 + k, row, column]
+    tall = (block + taps.shape[1]) * 2 * block
+    rooms = np.zeros(tall, np.int32), np.zeros(tall, np.int32)
+    made = np.zeros((7, 2 * block * block), np.int32)
+    other = made[6]
+    for row in range(rows):
+        for column in range(columns):
+            both = twice[row, column]
+            # Neighbours with two vectors have two to mix in, even where the block itself has one.
+            mixes = both or twice[max(row - 1, 0), column] or twice[min(row + 1, rows - 1), column]
+            mixes = mixes or twice[row, max(column - 1, 0)] or twice[row, min(column + 1, columns - 1)]
+            for hypothesis in range(2 if mixes else 1):
+                moves = seconds if hypothesis else blocks[:3]
+                own, mixed, kept = made[hypothesis], made[2 + hypothesis], made[4 + hypothesis]
+                y0, x0 = row * block, column * block
+                down, across, number = moves[0, row, column], moves[1, row, column], moves[2, row, column]
+                if hypothesis == 0 or both:
+                    _moved(planes, number, y0, x0, down, across, block, taps, rooms, own)
+                    if number == 0:
+                        _moved(planes, memory, y0, x0, down, across, block, taps, rooms, kept)
+                    else:
+                        kept[:] = own
+                else:
+                    own[:] = made[0]
+                _mixed(planes, moves, row, column, block, taps, weights, own, rooms, other, mixed)
+            _write(made[2], made[3], mixes, row, column, block, out[OVERLAPPED])
+            _write(made[0], made[1], both, row, column, block, out[PLAIN])
+            _write(made[4], made[5], both, row, column, block, out[MEMORY])

@@ -19,7 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from codec.motion import MOST_REFERENCES, Motion
-from codec.motion_compensation import Planes, compensate
+from codec.motion_compensation import Planes, compensate_all
 
 GUESSES = 3  # beside the base
 _MEMORY_SHARE = 38  # of 64: what the memory keeps of itself where nothing has changed
@@ -64,9 +64,7 @@ class Prediction:
 
 def predict(reference: Reference, motion: Motion) -> Prediction:
     """A frame's prediction. motion: of a batch, with the reference's frames."""
-    base = compensate(reference.frames, motion.blocks, overlapped=True)
-    plain = compensate(reference.frames, motion.blocks)
-    memory = compensate((reference.memory, *reference.frames[1:]), motion.blocks)
+    base, plain, memory = compensate_all(reference.frames, reference.memory, motion.blocks)
     return Prediction(base, (plain, memory, (_smooth(base[0]), _smooth(base[1]))))
 
 

@@ -14,10 +14,9 @@ from codec.errors import BitreelError, StreamError
 from codec.motion import LARGEST_VECTOR, MOST_REFERENCES, NO_SECOND, Motion
 from codec.motion_coding import MotionChances, decode_motion, encode_motion, estimate_motion_bits
 from codec.motion_compensation import (
-    CHROMA_TAPS,
     LUMA_TAPS,
-    _compiled_plane,
     compensate,
+    compensate_all,
     compensate_plane,
     overlap_weights,
 )
@@ -59,19 +58,31 @@ def test_prediction_is_whole_numbers_and_repeats_the_border() -> None:
     assert torch.equal(uv, torch.round(uv))
 
 
-@pytest.mark.parametrize("overlapped", [False, True])
-@pytest.mark.parametrize(("block", "taps"), [(8, LUMA_TAPS), (4, CHROMA_TAPS)])
-def test_compiled_compensation_is_the_tensors_own(
-    block: int, taps: tuple[tuple[int, ...], ...], overlapped: bool
-) -> None:
+@pytest.mark.parametrize(
+    ("height", "width", "references", "reach"), [(64, 96, 3, 900), (16, 16, 1, LARGEST_VECTOR), (32, 16, 5, 9)]
+)
+def test_compiled_compensation_is_the_tensors_own(height: int, width: int, references: int, reach: int) -> None:
+    pytest.importorskip("numba")
     generator = torch.Generator().manual_seed(3)
-    planes = torch.randint(0, 256, (3, 2, 64, 96), generator=generator).float()
-    moves = torch.randint(-900, 900, (2, 3, 64 // block, 96 // block), generator=generator)
-    moves[0, :, :, :4] = 5  # neighbours alike, and far ones beyond the border
-    moves[:, 2] %= len(planes)
-    expected = compensate_plane(planes, moves, block, taps, overlapped)
-    assert torch.equal(_compiled_plane(planes, moves, block, taps, overlapped), expected)
-    assert torch.equal(expected, torch.round(expected))
+
+    def samples(*shape: int) -> torch.Tensor:
+        """Black and white as often as all else."""
+        return torch.randint(-255, 511, shape, generator=generator).clamp(0, 255).float()
+
+    planes = [(samples(2, height, width), samples(2, 2, height // 2, width // 2)) for _ in range(references + 1)]
+    frames, memory = planes[1:], planes[0]
+    blocks = torch.randint(-reach, reach, (2, 6, height // 8, width // 8), generator=generator)
+    blocks[0, :, :, : width // 16] = 5  # neighbours alike
+    blocks[:, 2] %= references
+    blocks[:, 5] = torch.randint(-1, references, blocks[:, 5].shape, generator=generator)
+    blocks[1, 5, : height // 16] = NO_SECOND
+    blocks[:, 3:5][(blocks[:, 5:] < 0).expand(-1, 2, -1, -1)] = 0
+    changed = (memory, *frames[1:])
+    expected = compensate(frames, blocks, overlapped=True), compensate(frames, blocks), compensate(changed, blocks)
+    for given, wanted in zip(compensate_all(frames, memory, blocks), expected, strict=True):
+        for plane, right in zip(given, wanted, strict=True):
+            assert torch.equal(plane, right)
+            assert torch.equal(right, torch.round(right))
 
 
 def test_overlap_of_equal_vectors_changes_nothing() -> None:
