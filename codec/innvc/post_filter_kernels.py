@@ -9,7 +9,7 @@ import numpy as np
 from numba import boolean, float64, int32, int64, njit, uint8, uint16, uint32, uint64
 
 from codec.motion_kernels import adaptive_bit
-from codec.rans import compiled, read_only
+from codec.rans import compiled, inner, read_only
 
 BORDER = 3  # samples around a plane that taps may reach for; they repeat the border
 
@@ -28,6 +28,63 @@ def _wide(plane):  # type: ignore[no-untyped-def]
     return wide
 
 
+@inner
+def _add_bends(up, here, down, guess, told, sums):  # type: ignore[no-untyped-def]
+    """Add what a row bends by in four directions, and what it differs by from a guess, to sums (5, W)."""
+    one, two = np.uint64(1), np.uint64(2)  # places without a sign need no look at it
+    vertical, horizontal, falling, rising, changed = sums[0], sums[1], sums[2], sums[3], sums[4]
+    for x in range(len(vertical)):
+        left = np.uint64(x)
+        middle, right = left + one, left + two
+        twice = np.int32(2 * here[middle])
+        vertical[left] += abs(np.int32(np.int32(twice - up[middle]) - down[middle]))
+        horizontal[left] += abs(np.int32(np.int32(twice - here[left]) - here[right]))
+        falling[left] += abs(np.int32(np.int32(twice - up[left]) - down[right]))
+        rising[left] += abs(np.int32(np.int32(twice - down[left]) - up[right]))
+    if told:
+        for x in range(len(changed)):
+            changed[x] += abs(np.int32(here[np.uint64(x) + one] - np.int32(guess[x])))
+
+
+@njit
+def _bends(wide, guesses, cell, rows, columns):  # type: ignore[no-untyped-def]
+    """Of each cell what it bends by and differs by from a guess, (5, rows + 2, columns + 2) with borders repeated."""
+    found = np.empty((5, rows + 2, columns + 2), np.int32)
+    sums = np.empty((5, columns * cell), np.int32)
+    told = len(guesses) > 0
+    guess = guesses[0] if told else np.empty((1, 0), np.uint8)
+    for row in range(rows):
+        sums[:] = 0
+        for y in range(row * cell, row * cell + cell):
+            first = y + BORDER - 1
+            up, here, down = wide[first], wide[first + 1], wide[first + 2]
+            of = guess[y if told else 0]
+            _add_bends(up[BORDER - 1 :], here[BORDER - 1 :], down[BORDER - 1 :], of, told, sums)
+        for k in range(5):
+            into, given = found[k, row + 1], sums[k]
+            for column in range(columns):
+                total = np.int32(0)
+                for x in range(cell):
+                    total += given[column * cell + x]
+                into[column + 1] = total
+            into[0], into[columns + 1] = into[1], into[columns]
+    found[:, 0], found[:, rows + 1] = found[:, 1], found[:, rows]
+    return found
+
+
+@inner
+def _sum_around(above, here, below, sums):  # type: ignore[no-untyped-def]
+    """Sums over three columns of three rows."""
+    one, two = np.uint64(1), np.uint64(2)
+    for x in range(len(sums)):
+        left = np.uint64(x)
+        middle, right = left + one, left + two
+        first = np.int32(above[left] + above[middle] + above[right])
+        second = np.int32(here[left] + here[middle] + here[right])
+        third = np.int32(below[left] + below[middle] + below[right])
+        sums[left] = np.int32(np.int32(first + second) + third)
+
+
 @compiled(uint8[:, ::1], uint8[:, :, ::1], int64, int64, int64[::1], int64[::1], int64[::1], int64[:, ::1])
 def classify(plane, guesses, cell, step, levels, leans, changes, classes):  # type: ignore[no-untyped-def]
     """Fill classes (H/cell, W/cell) of a plane (H, W).
@@ -37,37 +94,23 @@ def classify(plane, guesses, cell, step, levels, leans, changes, classes):  # ty
     """
     rows, columns = classes.shape
     wide = _wide(plane)
-    bends = np.zeros((rows, columns, 5), np.int64)
-    for y in range(plane.shape[0]):
-        up, here, down = wide[y + BORDER - 1], wide[y + BORDER], wide[y + BORDER + 1]
-        for x in range(plane.shape[1]):
-            at = x + BORDER
-            twice = 2 * here[at]
-            into = bends[y // cell, x // cell]
-            into[0] += abs(twice - up[at] - down[at])
-            into[1] += abs(twice - here[at - 1] - here[at + 1])
-            into[2] += abs(twice - up[at - 1] - down[at + 1])
-            into[3] += abs(twice - down[at - 1] - up[at + 1])
-            if len(guesses):
-                into[4] += abs(here[at] - np.int32(guesses[0, y, x]))
-    sums = np.empty(5, np.int64)
+    bends = _bends(wide, guesses, cell, rows, columns)
+    sums = np.empty((5, columns), np.int32)
     for row in range(rows):
+        for k in range(5):
+            _sum_around(bends[k, row], bends[k, row + 1], bends[k, row + 2], sums[k])
         for column in range(columns):
-            sums[:] = 0
-            for i in range(row - 1, row + 2):
-                for j in range(column - 1, column + 2):
-                    near = bends[min(max(i, 0), rows - 1), min(max(j, 0), columns - 1)]
-                    for k in range(5):
-                        sums[k] += near[k]
+            up_down, left_right = np.int64(sums[0, column]), np.int64(sums[1, column])
+            falling, rising = np.int64(sums[2, column]), np.int64(sums[3, column])
             level = np.int64(0)
             for bound in levels:
-                level += np.int64((sums[0] + sums[1]) * 1024 >= bound * 9 * cell * cell * step)
-            straight = max(sums[0], sums[1]), min(sums[0], sums[1]) + 1
-            oblique = max(sums[2], sums[3]), min(sums[2], sums[3]) + 1
+                level += np.int64((up_down + left_right) * 1024 >= bound * 9 * cell * cell * step)
+            straight = max(up_down, left_right), min(up_down, left_right) + 1
+            oblique = max(falling, rising), min(falling, rising) + 1
             if straight[0] * oblique[1] >= oblique[0] * straight[1]:
-                most, least, way = straight[0], straight[1], 0 if sums[0] >= sums[1] else 1
+                most, least, way = straight[0], straight[1], 0 if up_down >= left_right else 1
             else:
-                most, least, way = oblique[0], oblique[1], 2 if sums[2] >= sums[3] else 3
+                most, least, way = oblique[0], oblique[1], 2 if falling >= rising else 3
             strength = np.int64(0)
             for bound in leans:
                 strength += np.int64(16 * most >= bound * least)
@@ -76,7 +119,7 @@ def classify(plane, guesses, cell, step, levels, leans, changes, classes):  # ty
             if len(guesses):
                 change = np.int64(0)
                 for bound in changes:
-                    change += np.int64(sums[4] * 1024 >= bound * 9 * cell * cell * step)
+                    change += np.int64(np.int64(sums[4, column]) * 1024 >= bound * 9 * cell * cell * step)
                 classes[row, column] += change * (len(levels) + 1) * (1 + 4 * len(leans))
 
 
