@@ -15,6 +15,12 @@ _SHIFT = 14  # as in `lifting`
 _HALF = 1 << (_SHIFT - 1)
 
 
+@inner
+def _round_up(length):  # type: ignore[no-untyped-def]
+    """To what vector instructions take at a time, lest the rest of a loop takes longer than the loop."""
+    return (length + 63) // 64 * 64
+
+
 @inlined
 def _part(source, factor):  # type: ignore[no-untyped-def]
     # Products wrap at 32 bits, as the tensors' do, whatever a stream claims.
@@ -71,18 +77,18 @@ def forward_plane(plane, fraction_bits, steps, outputs, found):  # type: ignore[
     steps: (rotations, 4) first, second, shear, sine. outputs: (n, 2), of each the source and its sign.
     """
     size, columns = len(outputs), found.shape[2]
-    lines = np.empty((size * size, columns), np.int32)
-    # With a whole row of each block side by side, as wide as can be for the first direction.
-    wide = lines.reshape(size, size * columns)
+    width = _round_up(columns)
+    lines = np.zeros((size * size, width), np.int32)
+    wide = lines.reshape(size, size * width)  # the first direction's lines are whole rows of blocks
     for row in range(found.shape[1]):
         for i in range(size):
             for j in range(size):
                 for x in range(columns):
                     lines[i * size + j, x] = np.int32(plane[row * size + i, x * size + j] << fraction_bits)
-        _rotate(wide, 0, size * columns, steps)
+        _rotate(wide, 0, size * width, steps)
         _turn(wide, outputs)
         for i in range(size):
-            _rotate(lines, i * size, columns, steps)
+            _rotate(lines, i * size, width, steps)
         for v in range(size):
             for u in range(size):
                 source, sign = outputs[v, 0] * size + outputs[u, 0], np.int32(outputs[u, 1])
@@ -95,8 +101,9 @@ def inverse_plane(coefficients, fraction_bits, steps, outputs, plane):  # type: 
     """Fill a plane (H, W) with what these coefficients (n·n, H/n, W/n) were made of; see `forward_plane`."""
     size, columns = len(outputs), coefficients.shape[2]
     half = np.int32((1 << fraction_bits) >> 1)
-    lines = np.empty((size * size, columns), np.int32)
-    wide = lines.reshape(size, size * columns)
+    width = _round_up(columns)
+    lines = np.zeros((size * size, width), np.int32)
+    wide = lines.reshape(size, size * width)
     for row in range(coefficients.shape[1]):
         for v in range(size):
             for u in range(size):
@@ -104,9 +111,9 @@ def inverse_plane(coefficients, fraction_bits, steps, outputs, plane):  # type: 
                 for x in range(columns):
                     lines[source, x] = np.int32(coefficients[v * size + u, row, x] * sign)
         for i in range(size):
-            _rotate_back(lines, i * size, columns, steps)
+            _rotate_back(lines, i * size, width, steps)
         _turn(wide, outputs)
-        _rotate_back(wide, 0, size * columns, steps)
+        _rotate_back(wide, 0, size * width, steps)
         for i in range(size):
             for j in range(size):
                 for x in range(columns):

@@ -156,10 +156,16 @@ def _compiled(references: Sequence[Planes], memory: Planes, blocks: Tensor) -> t
         for k, out in enumerate((luma[i], *chroma[i])):
             block, taps = (BLOCK // 2, CHROMA_TAPS) if k else (BLOCK, LUMA_TAPS)
             grown = _grown([each[k] for each in planes], 2 * block + len(taps[0]))
-            weights = np.pad(overlap_weights(block), ((0, 0), (0, 0), (0, block))).reshape(5, -1).astype(np.int32)
-            _kernels().predict_frame(grown, given[i], block, np.array(taps, np.int32), weights, out)
+            _kernels().predict_frame(grown, given[i], block, np.array(taps, np.int32), _long_weights(block), out)
     ways = [(torch.from_numpy(luma[:, way]), torch.from_numpy(chroma[:, :, way])) for way in range(3)]
     return ways[0], ways[1], ways[2]
+
+
+@lru_cache
+def _long_weights(block: int) -> NDArray[np.int32]:
+    """`overlap_weights` as the kernel wants them: (5, n), rows twice as long, n a multiple of 64."""
+    flat = np.pad(overlap_weights(block), ((0, 0), (0, 0), (0, block))).reshape(5, -1)
+    return np.ascontiguousarray(np.pad(flat, ((0, 0), (0, -flat.shape[1] % 64))), np.int32)
 
 
 def _grown(planes: Sequence[Tensor], border: int) -> NDArray[np.uint8]:

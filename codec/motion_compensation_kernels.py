@@ -16,11 +16,38 @@ OVERLAPPED, PLAIN, MEMORY = 0, 1, 2  # where `predict_frame` writes to
 
 
 @inner
-def _eight_taps(source, taps, step, length, least, shift, most, out):  # type: ignore[no-untyped-def]
+def _copy_four(source, into):  # type: ignore[no-untyped-def]
+    # All are read before any is written, so that they go together: a loop over so few would go one by one.
+    a, b, c, d = source[0], source[1], source[2], source[3]
+    into[0], into[1], into[2], into[3] = a, b, c, d
+
+
+@inner
+def _copy_eight(source, into):  # type: ignore[no-untyped-def]
+    a, b, c, d, e, f, g, h = (
+        source[0], source[1], source[2], source[3], source[4], source[5], source[6], source[7],
+    )  # fmt: skip
+    into[0], into[1], into[2], into[3], into[4], into[5], into[6], into[7] = a, b, c, d, e, f, g, h
+
+
+@inner
+def _copy_rows(samples, place, stride, rows, block, into):  # type: ignore[no-untyped-def]
+    """Rows of 2 block samples from `place` on, one after the other."""
+    for i in range(rows):
+        source = samples[place + i * stride :]
+        if block == 8:
+            _copy_eight(source, into[16 * i :])
+            _copy_eight(source[8:], into[16 * i + 8 :])
+        else:
+            _copy_eight(source, into[8 * i :])
+
+
+@inner
+def _eight_taps(source, taps, step, least, shift, most, out):  # type: ignore[no-untyped-def]
     """out[i] = (sum of taps[k] · source[i + k · step] + half) >> shift, within least..most."""
     a, b, c, d, e, f, g, h = taps[0], taps[1], taps[2], taps[3], taps[4], taps[5], taps[6], taps[7]
     half, step = np.int32((1 << shift) >> 1), np.uint64(step)
-    for i in range(length):
+    for i in range(len(out)):
         at = np.uint64(i)
         first = np.int32(a * source[at] + b * source[at + step])
         second = np.int32(c * source[at + np.uint64(2) * step] + d * source[at + np.uint64(3) * step])
@@ -31,10 +58,10 @@ def _eight_taps(source, taps, step, length, least, shift, most, out):  # type: i
 
 
 @inner
-def _four_taps(source, taps, step, length, least, shift, most, out):  # type: ignore[no-untyped-def]
+def _four_taps(source, taps, step, least, shift, most, out):  # type: ignore[no-untyped-def]
     a, b, c, d = taps[0], taps[1], taps[2], taps[3]
     half, step = np.int32((1 << shift) >> 1), np.uint64(step)
-    for i in range(length):
+    for i in range(len(out)):
         at = np.uint64(i)
         first = np.int32(a * source[at] + b * source[at + step])
         second = np.int32(c * source[at + np.uint64(2) * step] + d * source[at + np.uint64(3) * step])
@@ -52,27 +79,21 @@ def _moved(planes, number, y0, x0, down, across, block, taps, rooms, out):  # ty
     phase_y, phase_x = down - whole_y * phases, across - whole_x * phases
     top = min(max(y0 + whole_y, -2 * block), height + block) + border
     left = min(max(x0 + whole_x, -2 * block), width + block) + border
-    plane, row = planes[number], 2 * block
+    samples, stride, row = planes[number].reshape(-1), planes.shape[2], 2 * block
     if phase_y == 0 and phase_x == 0:
-        for i in range(block):
-            source, into = plane[top + i, left:], out[i * row :]
-            for j in range(block):
-                into[j] = source[j]
+        _copy_rows(samples, top * stride + left, stride, block, block, out)
         return
     before = count // 2 - 1
     patch, lines = rooms
-    for i in range(block + count - 1):
-        source, into = plane[top - before + i, left - before :], patch[i * row :]
-        for j in range(row):
-            into[j] = source[j]
+    _copy_rows(samples, (top - before) * stride + left - before, stride, block + count - 1, block, patch)
     # What filters find beyond a row's end lands in columns that nobody looks at.
-    least, most, tall = np.int32(-(1 << 30)), np.int32(1 << 30), (block + count - 1) * row
+    least, most = np.int32(-(1 << 30)), np.int32(1 << 30)
     if count == 8:
-        _eight_taps(patch, taps[phase_x], 1, tall, least, 0, most, lines)
-        _eight_taps(lines, taps[phase_y], row, block * row, np.int32(0), 12, np.int32(255), out)
+        _eight_taps(patch, taps[phase_x], 1, least, 0, most, lines[: len(patch) - 64])
+        _eight_taps(lines, taps[phase_y], row, np.int32(0), 12, np.int32(255), out)
     else:
-        _four_taps(patch, taps[phase_x], 1, tall, least, 0, most, lines)
-        _four_taps(lines, taps[phase_y], row, block * row, np.int32(0), 12, np.int32(255), out)
+        _four_taps(patch, taps[phase_x], 1, least, 0, most, lines[: len(patch) - 64])
+        _four_taps(lines, taps[phase_y], row, np.int32(0), 12, np.int32(255), out)
 
 
 @inner
@@ -93,22 +114,28 @@ def _mixed(planes, moves, row, column, block, taps, weights, own, rooms, other, 
             continue
         if same:
             same = False
-            for i in range(2 * block * block):
+            for i in range(len(out)):
                 out[i] = np.int32(8 * own[i] + 4)
         _moved(planes, which, row * block, column * block, vy, vx, block, taps, rooms, other)
-        for i in range(2 * block * block):
+        for i in range(len(out)):
             out[i] = np.int32(out[i] + weights[side + 1, i] * np.int32(other[i] - own[i]))
-    for i in range(2 * block * block):
+    for i in range(len(out)):
         out[i] = own[i] if same else np.int32(out[i] >> 3)
 
 
 @inner
-def _write(first, second, both, row, column, block, out):  # type: ignore[no-untyped-def]
+def _write(first, second, both, row, column, block, mean, out):  # type: ignore[no-untyped-def]
     """A block, or the mean of two, into its place."""
+    if both:
+        for i in range(len(mean)):
+            mean[i] = np.int32(np.int32(first[i] + second[i] + 1) >> 1)
+    found = mean if both else first
     for i in range(block):
-        one, other, into = first[2 * i * block :], second[2 * i * block :], out[row * block + i, column * block :]
-        for j in range(block):
-            into[j] = np.int32(np.int32(one[j] + other[j] + 1) >> 1) if both else one[j]
+        source, into = found[2 * i * block :], out[row * block + i, column * block :]
+        if block == 8:
+            _copy_eight(source, into)
+        else:
+            _copy_four(source, into)
 
 
 @compiled(uint8[:, :, ::1], int64[:, :, ::1], int64, int32[:, ::1], int32[:, ::1], float32[:, :, ::1])
@@ -117,8 +144,8 @@ def predict_frame(planes, blocks, block, taps, weights, out):  # type: ignore[no
 
     planes: (R + 1, H + 2 p, W + 2 p), the references' and last the memory's, grown by p = 2 block + taps repeated
     border samples. blocks: (6, H/block, W/block), see `codec.motion.Motion`, vectors in 1/len(taps) of a sample.
-    weights: (5, 2 block²) eighths of the own, the upper, lower, left and right block's vector, rows grown to twice
-    their length.
+    weights: (5, n) eighths of the own, the upper, lower, left and right block's vector, rows grown to twice their
+    length, n a multiple of 64.
     """
     rows, columns = blocks.shape[1], blocks.shape[2]
     memory = planes.shape[0] - 1
@@ -131,9 +158,10 @@ def predict_frame(planes, blocks, block, taps, weights, out):  # type: ignore[no
                 twice[row, column] = True
                 for k in range(3):
                     seconds[k, row, column] = blocks[3 + k, row, column]
-    tall = (block + taps.shape[1]) * 2 * block
-    rooms = np.zeros(tall, np.int32), np.zeros(tall, np.int32)
-    made = np.zeros((7, 2 * block * block), np.int32)
+    # Lengths are multiples of what vector instructions take at a time, lest a loop's rest takes longer than the loop.
+    tall = ((block + taps.shape[1] - 1) * 2 * block + 63) // 64 * 64
+    rooms = np.zeros(tall + 64, np.int32), np.zeros(tall + 256, np.int32)
+    made = np.zeros((7, weights.shape[1]), np.int32)
     other = made[6]
     for row in range(rows):
         for column in range(columns):
@@ -155,6 +183,6 @@ def predict_frame(planes, blocks, block, taps, weights, out):  # type: ignore[no
                 else:
                     own[:] = made[0]
                 _mixed(planes, moves, row, column, block, taps, weights, own, rooms, other, mixed)
-            _write(made[2], made[3], mixes, row, column, block, out[OVERLAPPED])
-            _write(made[0], made[1], both, row, column, block, out[PLAIN])
-            _write(made[4], made[5], both, row, column, block, out[MEMORY])
+            _write(made[2], made[3], mixes, row, column, block, other, out[OVERLAPPED])
+            _write(made[0], made[1], both, row, column, block, other, out[PLAIN])
+            _write(made[4], made[5], both, row, column, block, other, out[MEMORY])

@@ -20,6 +20,8 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from codec.errors import BitreelError
+from codec.exact import byte_products
+from codec.exact.byte_products import ByteWeights
 from codec.exact.operations import EXACT_SUMS, LIMIT, activation, clamp, is_floating, round_half_up
 
 LARGEST_SHIFT = 12
@@ -77,7 +79,7 @@ class _Quantized(nn.Module):
     def __init__(self, room: int) -> None:
         super().__init__()
         self._room = room
-        self._kept: tuple[tuple[Tensor, Tensor | None], tuple[Tensor, Tensor]] | None = None
+        self._kept: tuple[tuple[Tensor, Tensor | None], tuple[tuple[Tensor, Tensor], ByteWeights]] | None = None
 
     def quantized(self) -> tuple[Tensor, Tensor]:
         """Weight (O, I/groups, k, k) and bias (O,), multiples of 2^-k; raises BitreelError for non-finite weights."""
@@ -88,6 +90,10 @@ class _Quantized(nn.Module):
             if id(self) not in shared:
                 shared[id(self)] = self._quantize()[:2]
             return shared[id(self)]
+        return self._current()[0]
+
+    def _current(self) -> tuple[tuple[Tensor, Tensor], ByteWeights]:
+        """The quantized form and its bytes, made anew where parameters have changed."""
         given = self.weight, self.bias
         if self._kept is None or not all(_same(kept, now) for kept, now in zip(self._kept[0], given, strict=True)):
             for parameter in (self.weight, self.bias):
@@ -96,8 +102,13 @@ class _Quantized(nn.Module):
             with torch.no_grad():
                 weight, bias, _ = self._quantize()
             kept = [None if each is None else each.detach().clone() for each in given]
-            self._kept = ((kept[0], kept[1]), (weight, bias))  # type: ignore[assignment]
+            self._kept = ((kept[0], kept[1]), ((weight, bias), self._bytes()))  # type: ignore[assignment]
         return self._kept[1]  # type: ignore[index]
+
+    def _bytes(self) -> ByteWeights:
+        whole = self.integers()
+        weight = torch.from_numpy(whole.weight.reshape(len(whole.weight), -1))
+        return ByteWeights(weight.int() if self.weight.shape[2] == 3 else weight, whole.bias, whole.shift)
 
     def integers(self) -> Integers:
         """The whole numbers behind the quantized form."""
@@ -136,6 +147,11 @@ def _straight(value: Tensor, quantized: Tensor) -> Tensor:
     return value + (quantized - value).detach() if value.requires_grad else quantized
 
 
+def _in_bytes(x: Tensor) -> bool:
+    """Whether products with x are made of bytes; gradients need floats."""
+    return x.device.type == "cpu" and not torch.is_grad_enabled() and byte_products.kernels() is not None
+
+
 class ExactConv2d(_Quantized):
     """A 1x1, 3x3 or depthwise 3x3 convolution of stride 1 with zero padding, on activations (B, C, h, w).
 
@@ -157,6 +173,9 @@ class ExactConv2d(_Quantized):
         """(B, inputs, h, w) → (B, outputs, h, w) float32."""
         if is_floating():
             return self._sum(x, self.weight, None if self.bias is None else self.bias * BIAS_UNIT)
+        if _in_bytes(x) and (self.depthwise or self.kernel == 1):
+            product = byte_products.depthwise if self.depthwise else byte_products.conv
+            return product(x, self._current()[1])
         return activation(self._sum(x, *self.quantized()))
 
     def _sum(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
@@ -188,6 +207,8 @@ class ExactWideMap(_Quantized):
         """(B, inputs, h, w) → (B, outputs, h, w) float32."""
         if is_floating():
             return torch.matmul(self.weight[:, :, 0, 0], x.flatten(2)).unflatten(2, x.shape[2:])
+        if _in_bytes(x):
+            return byte_products.wide_map(x, self._current()[1], WIDE_LIMIT)
         weight = self.quantized()[0]
         high = torch.floor((x + _SPLIT // 2) / _SPLIT)
         low = x - high * _SPLIT

@@ -85,6 +85,23 @@ def test_worst_case_sums_are_still_exact() -> None:
         assert torch.equal(layer(x), expected)
 
 
+@pytest.mark.parametrize("name", LAYERS)
+@pytest.mark.parametrize(("height", "width"), [(1, 1), (1, 5), (6, 1), (2, 67)])
+@pytest.mark.parametrize("largest", [False, True])
+def test_coding_equals_training_at_any_size(name: str, height: int, width: int, largest: bool) -> None:
+    """Where the CPU multiplies bytes, coding takes another way than training."""
+    make, channels, limit = LAYERS[name]
+    layer, x = randomized(make(), 2), whole(3, channels, height, width, limit=limit)
+    if largest:
+        x = torch.where(x > 0, limit, -limit).float()
+        with torch.no_grad():
+            for parameter in layer.parameters():
+                parameter.copy_(torch.where(parameter > -0.1, 127.0, -127.0))
+    expected = layer(x).detach()
+    with torch.no_grad():
+        assert torch.equal(layer(x), expected)
+
+
 @pytest.mark.parametrize(("inputs", "kernel"), [(1041, 1), (116, 3)])
 def test_a_layer_with_too_many_products_is_refused_when_built(inputs: int, kernel: int) -> None:
     with pytest.raises(BitreelError, match="not exact in float32"):
