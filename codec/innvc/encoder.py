@@ -57,9 +57,11 @@ def encode_frames(
     """See `Codec.encode_frames`. state: one to begin with, in the place of a new one."""
     state, search = state or CodingState(codec, fmt), FrameSearch()
     most = codec.config.intra_boost if tuning.intra_boost is None else tuning.intra_boost
+    ahead: _Plan | None = None  # of the frame after an intra frame, where the field was chosen by it
     for segment, intra_start in _segments(frames, codec.config.segment_frames, options.intra_period):
         for number, frame in enumerate(segment):
             intra = number == 0 and intra_start
+            planned, ahead = ahead, None
             boost = intra_boost(most, _depending(options.intra_period, len(segment), codec))
             if not intra:
                 boost = tuning.boosts[state.distances[-1] % len(tuning.boosts)]
@@ -71,19 +73,23 @@ def encode_frames(
                 yield CodedFrame(kind, qp, coder.finish(), coder.estimated_bits, frame, 0)
                 continue
             planes, field_bits = state.padded(frame), 0.0
-            plan = None if intra else _plan_frame(state, search, planes, qp, tuning.period)
+            plan = planned if planned is not None and planned.qp == qp else None
+            if plan is None and not intra:
+                plan = _plan_frame(state, search, planes, qp, tuning.period)
             if number:
                 assert plan is not None
                 coder = SymbolEncoder()
                 rebuilt = _encode_frame(state, coder, plan)
             else:
                 proposed = _propose_field(state, segment, qp, intra) if options.field else []
-                if plan is None:
+                if intra:
                     following = state.padded(segment[1]) if len(segment) > 1 else None
                     start = _intra_start(state, search, planes, qp, proposed, following, options.qp, tuning)
                 else:
+                    assert plan is not None
                     start = _inter_start(state, plan, proposed)
                 state, coder, rebuilt, field_bits = start.state, start.coder, start.rebuilt, start.field_bits
+                ahead = start.ahead
             yield CodedFrame(kind, qp, coder.finish(), coder.estimated_bits, rebuilt, round(field_bits / 8))
 
 
@@ -169,12 +175,13 @@ class _Plan:
 
 @dataclass(frozen=True)
 class _Start:
-    """A segment's first frame, coded: the state after it."""
+    """A segment's first frame, coded: the state after it. ahead: the plan of the frame after it, if there is one."""
 
     state: CodingState
     coder: SymbolEncoder
     rebuilt: Frame
     field_bits: float
+    ahead: _Plan | None
 
 
 @full_precision()
@@ -219,7 +226,7 @@ def _inter_start(state: CodingState, plan: _Plan, proposed: Field) -> _Start:
         rebuilt = _encode_frame(trial, coder, plan)
         cost = _cost(trial, coder, plan)
         if best is None or cost < best[0]:
-            best = cost, _Start(trial, coder, rebuilt, field_bits)
+            best = cost, _Start(trial, coder, rebuilt, field_bits, None)
     assert best is not None
     return best[1]
 
@@ -261,7 +268,7 @@ def _intra_start(
             _encode_frame(after, tried, plan)
             cost += _cost(after, tried, plan)
         if best is None or cost < best[0]:
-            best = cost, _Start(trial, coder, rebuilt, field_bits)
+            best = cost, _Start(trial, coder, rebuilt, field_bits, plan)
     assert best is not None
     return best[1]
 
