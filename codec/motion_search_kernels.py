@@ -60,6 +60,12 @@ class Found(NamedTuple):
     cost: Any  # float32 (R,): SAD, then bits
 
 
+@inner
+def _add_differences(sample, row, costs):  # type: ignore[no-untyped-def]
+    for i in range(len(costs)):
+        costs[i] += abs(sample - row[i])
+
+
 @njit
 def _coarse(current, reference, reach, vectors):  # type: ignore[no-untyped-def]
     """Whole search at a quarter of the size over ±reach samples, a vector for each 16x16 block."""
@@ -72,6 +78,13 @@ def _coarse(current, reference, reach, vectors):  # type: ignore[no-untyped-def]
                 small[which, y // _COARSE, x // _COARSE] += np.float32(plane[y, x])
     side = 16 // _COARSE
     r = reach // _COARSE
+    # Borders repeated, and as many columns more as the loop over all shifts of a row takes.
+    shifts = (2 * r + 1 + 31) // 32 * 32
+    grown = np.empty((height + 2 * r, width + shifts), np.float32)
+    for y in range(height + 2 * r):
+        for x in range(width + shifts):
+            grown[y, x] = small[1, min(max(y - r, 0), height - 1), min(max(x - r, 0), width - 1)]
+    costs = np.empty(shifts, np.float32)
     for row in range(vectors.shape[1]):
         for column in range(vectors.shape[2]):
             best = np.float32(1e30)
@@ -79,15 +92,12 @@ def _coarse(current, reference, reach, vectors):  # type: ignore[no-untyped-def]
             y0, y1 = max(row * side - 1, 0), min(row * side + side + 1, height)
             x0, x1 = max(column * side - 1, 0), min(column * side + side + 1, width)
             for dy in range(-r, r + 1):
+                costs[:] = 0
+                for y in range(y0, y1):
+                    for x in range(x0, x1):
+                        _add_differences(small[0, y, x], grown[y + dy + r, x:], costs)
                 for dx in range(-r, r + 1):
-                    cost = np.float32(4 * (abs(dy) + abs(dx)))
-                    for y in range(y0, y1):
-                        ry = min(max(y + dy, 0), height - 1)
-                        for x in range(x0, x1):
-                            rx = min(max(x + dx, 0), width - 1)
-                            cost += abs(small[0, y, x] - small[1, ry, rx])
-                        if cost >= best:
-                            break
+                    cost = costs[dx + r] + np.float32(4 * (abs(dy) + abs(dx)))  # whole numbers: in any order the same
                     if cost < best:
                         best = cost
                         vectors[0, row, column] = dy * 4 * _COARSE
