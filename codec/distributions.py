@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from codec.count_tables import COUNT_BITS, COUNT_TOTAL, Tables, escape_bits, whole_counts
+from codec.exact.operations import floor_divide
 
 Family = Literal["laplace", "gaussian"]
 Numbers = TypeVar("Numbers", NDArray[np.int64], Tensor)
@@ -147,7 +148,7 @@ class ScaleTables(nn.Module):
         magnitude = residual.abs().long()
         index = scale_index.clamp_min(1)
         dead_zone, rounding = self.dead_zones.long()[index], self.roundings.long()[index]
-        coded = torch.div(magnitude * 256 + rounding * step, 256 * step, rounding_mode="floor").clamp_min(1)
+        coded = floor_divide(magnitude * 256 + rounding * step, 256 * step).clamp_min(1)
         found = torch.where(magnitude * 256 >= dead_zone * step, coded, 0) * residual.sign()
         return torch.where(scale_index > 0, found, 0).int()
 

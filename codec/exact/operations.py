@@ -119,6 +119,15 @@ class _Activation(torch.autograd.Function):
         return gradients[0] * ctx.saved_tensors[0]
 
 
+def floor_divide(x: Tensor, y: Tensor) -> Tensor:
+    """floor(x / y) of whole numbers of any type, |x| below 2^53 and y positive; int64."""
+    if x.device.type == "cpu":
+        # A quotient of doubles is rounded right there, and never up to a whole number from so far below; whole
+        # numbers are divided one by one and take several times as long. A GPU may round otherwise.
+        return (x.double() / y.double()).floor_().long()
+    return torch.div(x.long(), y.long(), rounding_mode="floor")
+
+
 def add(x: Tensor, y: Tensor) -> Tensor:
     """x + y as an activation."""
     return clamp(x + y)

@@ -10,11 +10,12 @@ from torch import Tensor
 
 from codec.exact.kept import kept
 from codec.exact.layers import WIDE_LIMIT
-from codec.exact.operations import LIMIT
+from codec.exact.operations import LIMIT, floor_divide
 from codec.innvc.layout import ORDER
 
 MAGNITUDE_FRACTION = 16  # magnitudes are told in sixteenths of a step
-STEP_UNITS = 16  # signed values and means: sixteenths of a step
+STEP_BITS = 4
+STEP_UNITS = 1 << STEP_BITS  # signed values and means: sixteenths of a step
 _OCTAVE = 12  # what a doubling of a magnitude is worth as an activation
 _TABLE_SIZE = 1 << 15
 _CODED = 64  # activation that says "not zero"
@@ -41,7 +42,7 @@ def log_magnitude(symbols: Tensor) -> Tensor:
 
 def log_steps(values: Tensor, step: Tensor) -> Tensor:
     """Activation of |v| / step: 12·log2(1 + |v|/step). Whole values and steps of any type; step is broadcast."""
-    scaled = torch.div(values.abs().long() * MAGNITUDE_FRACTION, step, rounding_mode="floor")
+    scaled = floor_divide(values.abs().long() * MAGNITUDE_FRACTION, step)
     return _log_table(values.device)[scaled.clamp_max(_TABLE_SIZE - 1)]
 
 
@@ -58,7 +59,7 @@ def seen_symbols(symbols: Tensor) -> Tensor:
 
 def signed_units(values: Tensor, step: Tensor) -> Tensor:
     """v / step in sixteenths, rounded half up, within ±8191, float32. Whole values and steps; step is broadcast."""
-    scaled = torch.div(values.long() * (2 * STEP_UNITS) + step, 2 * step, rounding_mode="floor")
+    scaled = floor_divide(values.long() * (2 * STEP_UNITS) + step, 2 * step)
     return scaled.clamp(-WIDE_LIMIT, WIDE_LIMIT).float()
 
 

@@ -17,6 +17,7 @@ from codec.distributions import ScaleTables
 from codec.entropy_coding import SymbolDecoder, SymbolEncoder
 from codec.exact.blocks import checkerboard
 from codec.innvc.context import (
+    STEP_BITS,
     STEP_UNITS,
     around,
     dc_slopes,
@@ -284,7 +285,7 @@ class _Walk:
         if mean is None:
             return torch.zeros(size, self.h * self.w, dtype=torch.int64, device=self.device)
         scaled = mean[0].flatten(1).long() * self.steps[start : start + size].flatten(1)
-        return torch.div(scaled + STEP_UNITS // 2, STEP_UNITS, rounding_mode="floor")
+        return (scaled + STEP_UNITS // 2) >> STEP_BITS
 
     def _code_pyramid(self, symbols: Tensor) -> None:
         """Intra DC values, lattice by lattice; each is predicted from its known neighbours."""

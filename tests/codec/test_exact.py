@@ -184,6 +184,15 @@ def test_floating_leaves_the_rounding_out() -> None:
     assert float((real - exact)[inside].abs().max()) < 12  # int8 weights of std 0.3 on 40 inputs of up to 127
 
 
+def test_division_rounds_down_next_to_whole_quotients() -> None:
+    generator = torch.Generator().manual_seed(6)
+    divisor = torch.randint(1, 1 << 20, (10000,), generator=generator)
+    product = divisor * torch.randint(-(1 << 31), 1 << 31, (10000,), generator=generator)
+    for off in (-1, 0, 1):
+        expected = (product + off).numpy() // divisor.numpy()
+        assert np.array_equal(operations.floor_divide(product + off, divisor).numpy(), expected)
+
+
 def test_qp_tables_equal_the_reference_and_hit_their_knots() -> None:
     table = randomized(ExactQPTable(3, 5, unit=16))
     qps = torch.arange(64)
