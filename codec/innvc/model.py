@@ -13,7 +13,6 @@ from codec.distributions import ScaleTables
 from codec.exact.layers import ExactConv2d, ExactWideMap
 from codec.frames import Frame, VideoFormat
 from codec.innvc.config import InnVCConfig
-from codec.innvc.context import STEP_UNITS
 from codec.innvc.decoder import decode_frames
 from codec.innvc.encoder import encode_frames
 from codec.innvc.field import FieldDecoder, FieldEncoder
@@ -47,7 +46,6 @@ class InnVC(Codec):
         self.field_decoder = FieldDecoder(config)
         self.field_encoder = FieldEncoder(config, sum(GROUP_SIZES))
         self.tables = ScaleTables(config.distribution, config.decision_price)
-        self.lossless_tables = ScaleTables(config.distribution, fractions=STEP_UNITS)
         self.tuning = ONE_PASS  # what the encoder does for one video
 
     def forward(self, luma: Tensor, chroma: Tensor, qp: Tensor, conditions: TrainingConditions) -> TrainingOutput:
