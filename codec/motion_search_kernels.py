@@ -7,7 +7,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from numba import njit
 
-from codec.motion_kernels import REFERENCE, SECOND, SECOND_REFERENCE_AT, around_of, near_vectors, scaled
+from codec.motion_context_kernels import REFERENCE, SECOND, SECOND_REFERENCE
+from codec.motion_kernels import around_of, near_vectors, scaled
 from codec.motion_price_kernels import (
     coding_cost,
     differences,
@@ -249,7 +250,7 @@ def _with_second(search, unit, blocks, found, choice, best, context, context_2):
         if other == r or not found.tried[other] or fixed >= best:
             continue
         planes_2 = search.planes[search.slots[other]]
-        base = fixed + reference_bits(other, references, SECOND_REFERENCE_AT + 3 * min(r, 3), 1, chances)
+        base = fixed + reference_bits(other, references, SECOND_REFERENCE + 3 * min(r, 3), 1, chances)
         second = found.vectors[other, 0], found.vectors[other, 1]
         own, centre = np.float32(1e30), second
         straight = (
