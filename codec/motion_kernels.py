@@ -6,53 +6,33 @@ The same walk goes both ways, so encoder and decoder cannot come apart. The synt
 from __future__ import annotations
 
 import numpy as np
-from numba import boolean, int64, uint8, uint16, uint32, uint64
 
 from codec.motion import LARGEST_VECTOR
-from codec.rans import chance_bit, compiled, even_bits, inner, read_only
+from codec.motion_context_kernels import (
+    APART,
+    MOVED,
+    MOVED_BIT,
+    NEIGHBOUR,
+    NEIGHBOUR_BIT,
+    POWER,
+    REFERENCE,
+    REFERENCE_BIT,
+    SECOND,
+    SECOND_BIT,
+    SECOND_REFERENCE,
+    SECOND_REFERENCE_BIT,
+    SPLIT,
+    SPLIT_BIT,
+    Walk,
+    at,
+    bits_of,
+    place_votes,
+    voted_bit,
+)
+from codec.motion_difference_kernels import code_difference
+from codec.rans import compiled, inner
 
 TOO_FAR = -1  # what the kernel returns instead of a count
-_LARGEST_POWER = 16  # bits of a difference between two vectors
-_MOST_SEEN = 64  # bits that a chance rests on; so it forgets
-_LEAST = 32  # 65536ths: no bit is rarer
-
-# Where each kind of bit has its contexts; `codec.motion_coding` says what they are.
-MOVED, NEIGHBOUR, POWER, LOWER, SIGN, REFERENCE, SECOND, SECOND_REFERENCE, APART = (
-    3, 63, 123, 219, 220, 223, 241, 247, 259,
-)  # fmt: skip
-
-
-@inner
-def adaptive_bit(coder, wanted, context):  # type: ignore[no-untyped-def]
-    """Code a bit, or find it, with its context's chance of a one; the chance learns from it."""
-    _, chances, seen, _, _, _, _ = coder
-    chance = chances[context]
-    one = chance_bit(coder, chance, wanted)
-    weight = seen[context] + 2
-    if one:
-        chances[context] = min(chance + (65536 - chance) // weight, 65536 - _LEAST)
-    else:
-        chances[context] = max(chance - chance // weight, _LEAST)
-    seen[context] = min(seen[context] + 1, _MOST_SEEN)
-    return one
-
-
-@inner
-def _difference(coder, wanted, context, lean, not_zero):  # type: ignore[no-untyped-def]
-    """One axis's difference from the median: how many bits it has, the bits below the first one, the sign."""
-    magnitude = abs(wanted)
-    power = not_zero
-    while power < _LARGEST_POWER and adaptive_bit(coder, magnitude >> power, context + min(power, 7)):
-        power += 1
-    if power == 0:
-        return np.int64(0)
-    value = np.int64(1) << (power - 1)
-    if power > 1:
-        value |= adaptive_bit(coder, magnitude >> (power - 2) & 1, LOWER) << (power - 2)
-    if power > 2:
-        value |= even_bits(coder, magnitude & ((1 << (power - 2)) - 1), power - 2)
-    negative = adaptive_bit(coder, wanted < 0, SIGN + (0 if lean < 0 else 1 if lean == 0 else 2))
-    return -value if negative else value
 
 
 @inner
@@ -85,52 +65,151 @@ def near_vectors(blocks, distances, y, x, place, reference):  # type: ignore[no-
 
 
 @inner
-def _vector(coder, near, moved, y, x, place, wanted):  # type: ignore[no-untyped-def]
-    """Code or find the vector of the block at (y, x) in 8x8 blocks; gives it and whether it is off the median."""
-    left, up, corner = (near[0], near[1]), (near[2], near[3]), (near[4], near[5])
-    low = min(left[0], up[0], corner[0]), min(left[1], up[1], corner[1])
-    high = max(left[0], up[0], corner[0]), max(left[1], up[1], corner[1])
-    total = left[0] + up[0] + corner[0], left[1] + up[1] + corner[1]
-    median = total[0] - low[0] - high[0], total[1] - low[1] - high[1]
-    apart = high[0] - low[0] + high[1] - low[1]
-    spread = 0 if apart == 0 else 1 if apart < 3 else 2 if apart < 17 else 3
-    around = (moved[y, x - 1] if x else 0) + (moved[y - 1, x] if y else 0)
-    kind = (spread * 5 + place) * 3
-    if not adaptive_bit(coder, wanted != median, MOVED + kind + around):
-        return median[0], median[1], 0
-    if left != median and adaptive_bit(coder, wanted == left, NEIGHBOUR + kind):
-        return left[0], left[1], 1
-    if up != median and up != left and adaptive_bit(coder, wanted == up, NEIGHBOUR + kind + 1):
-        return up[0], up[1], 1
-    fresh = corner != median and corner != left and corner != up
-    if fresh and adaptive_bit(coder, wanted == corner, NEIGHBOUR + kind + 2):
-        return corner[0], corner[1], 1
-    context = POWER + spread * 8
-    down = _difference(coder, wanted[0] - median[0], context, total[0] - 3 * median[0], 0)
-    context = POWER + (4 + spread * 2 + (1 if down else 0)) * 8
-    across = _difference(coder, wanted[1] - median[1], context, total[1] - 3 * median[1], 0 if down else 1)
-    return median[0] + down, median[1] + across, 1
+def _earlier_vectors(walk, y, x, place, reference):  # type: ignore[no-untyped-def]
+    """What the inter frame before had at the block's last quarter, and beyond that (dy, dx, dy, dx), scaled."""
+    before, distance = walk.before, walk.distances[reference]
+    size = 1 if place else 2
+    last_y, last_x = y + size - 1, x + size - 1
+    far_y, far_x = min(y + size, before.shape[1] - 1), min(x + size, before.shape[2] - 1)
+    return (
+        scaled(before[0, last_y, last_x], distance, 1), scaled(before[1, last_y, last_x], distance, 1),
+        scaled(before[0, far_y, far_x], distance, 1), scaled(before[1, far_y, far_x], distance, 1),
+    )  # fmt: skip
 
 
 @inner
-def _reference(coder, wanted, count, context, step):  # type: ignore[no-untyped-def]
+def _hints(near, earlier, axis, predicted, other):  # type: ignore[no-untyped-def]
+    """See `code_difference`. axis: 0 or 1."""
+    return (
+        earlier[axis] - predicted, earlier[2 + axis] - predicted, near[axis] - predicted, near[2 + axis] - predicted,
+        near[4 + axis] - predicted, other,
+    )  # fmt: skip
+
+
+@inner
+def _apart(one_y, one_x, other_y, other_x):  # type: ignore[no-untyped-def]
+    """Bits of the sum of both axes' differences."""
+    return bits_of(abs(one_y - other_y) + abs(one_x - other_x))
+
+
+@inner
+def _spread(near):  # type: ignore[no-untyped-def]
+    apart = max(near[0], near[2], near[4]) - min(near[0], near[2], near[4])
+    return apart + max(near[1], near[3], near[5]) - min(near[1], near[3], near[5])
+
+
+@inner
+def _vector(coder, mixer, walk, y, x, place, reference, wanted):  # type: ignore[no-untyped-def]
+    """Code or find the vector of the block at (y, x) in 8x8 blocks; gives it and whether it is off the median."""
+    near = near_vectors(walk.blocks, walk.distances, y, x, place, reference)
+    total_y, total_x = near[0] + near[2] + near[4], near[1] + near[3] + near[5]
+    middle_y = total_y - min(near[0], near[2], near[4]) - max(near[0], near[2], near[4])
+    middle_x = total_x - min(near[1], near[3], near[5]) - max(near[1], near[3], near[5])
+    apart = _spread(near)
+    spread = np.int64(0 if apart == 0 else 1 if apart < 3 else 2 if apart < 17 else 3)
+    earlier = _earlier_vectors(walk, y, x, place, reference)
+    told = _apart(earlier[0], earlier[1], middle_y, middle_x)
+    beyond = _apart(earlier[2], earlier[3], middle_y, middle_x)
+    moved, off, fresh = walk.moved, walk.off, walk.fresh
+    size, whole = (1, np.int64(0)) if place else (2, np.int64(1))
+    around = at(moved, y, x - 1) + at(moved, y - 1, x)
+    corners = around + 3 * (at(moved, y - 1, x + size) + 2 * at(moved, y - 1, x - 1))
+    kind = (spread * 5 + place) * 3
+    place_votes(
+        mixer, MOVED_BIT, (told * 4 + spread) * 5 + place, (told * 9 + beyond) * 3 + around, corners * 5 + place,
+        (bits_of(apart) * 3 + around) * 9 + told, (min(reference, 2) * 4 + spread) * 5 + place,
+        (bits_of(at(off[0], y, x - 1)) * 9 + bits_of(at(off[0], y - 1, x))) * 4 + spread,
+    )  # fmt: skip
+    wants = np.int64(wanted[0] != middle_y or wanted[1] != middle_x)
+    if not voted_bit(coder, mixer, MOVED_BIT, fresh, MOVED + kind + around, wants):
+        return middle_y, middle_x, np.int64(0)
+    for i in range(3):
+        down, across = near[2 * i], near[2 * i + 1]
+        known = down == middle_y and across == middle_x
+        for j in range(i):
+            known = known or (down == near[2 * j] and across == near[2 * j + 1])
+        if known:
+            continue
+        away = _apart(down, across, middle_y, middle_x)
+        of_earlier = _apart(down, across, earlier[0], earlier[1])
+        of_beyond = _apart(down, across, earlier[2], earlier[3])
+        place_votes(
+            mixer, NEIGHBOUR_BIT, (i * 9 + of_earlier) * 9 + told, (i * 9 + away) * 5 + place,
+            (i * 9 + of_beyond) * 9 + of_earlier, (i * 3 + around) * 4 + spread,
+            (i * 9 + away) * 9 + of_earlier, (i * 12 + corners) * 2 + whole,
+        )  # fmt: skip
+        wants = np.int64(wanted[0] == down and wanted[1] == across)
+        if voted_bit(coder, mixer, NEIGHBOUR_BIT, fresh, NEIGHBOUR + kind + i, wants):
+            return down, across, np.int64(1)
+    hints = _hints(near, earlier, 0, middle_y, np.int64(0))
+    lean, context = total_y - 3 * middle_y, POWER + spread * 8
+    down = code_difference(coder, mixer, walk, y, x, whole, 0, wanted[0] - middle_y, context, lean, 0, hints)
+    hints = _hints(near, earlier, 1, middle_x, bits_of(down))
+    other = np.int64(1 if down else 0)
+    lean, context = total_x - 3 * middle_x, POWER + (4 + spread * 2 + other) * 8
+    across = code_difference(coder, mixer, walk, y, x, whole, 1, wanted[1] - middle_x, context, lean, 1 - other, hints)
+    off[0, y : y + size, x : x + size] = down
+    off[1, y : y + size, x : x + size] = across
+    return middle_y + down, middle_x + across, np.int64(1)
+
+
+@inner
+def _reference(coder, mixer, walk, y, x, whole, wanted, first, context, step):  # type: ignore[no-untyped-def]
+    """The number of the reference. first: the first vector's where this is the second one's, else -1."""
+    known, kept, kind = (2, 2, REFERENCE_BIT) if first < 0 else (5, 3, SECOND_REFERENCE_BIT)
+    references, before = walk.blocks[known], walk.before[kept]
+    left = references[y, x - 1] + 1 if x else np.int64(0)
+    up = references[y - 1, x] + 1 if y else np.int64(0)
+    corner = references[y - 1, x - 1] + 1 if x and y else np.int64(0)
+    size = 1 + whole
+    told = before[y + size - 1, x + size - 1] + 1
+    beyond = before[min(y + size, before.shape[0] - 1), min(x + size, before.shape[1] - 1)] + 1
     found = np.int64(0)
-    while found < count - 1 and adaptive_bit(coder, wanted > found, context + step * min(found, 2)):
+    while found < len(walk.distances) - 1:
+        k = found * 2 + whole
+        place_votes(
+            mixer, kind, (k * 6 + left) * 6 + up, (k * 6 + told) * 6 + beyond, ((k * 6 + left) * 6 + up) * 6 + told,
+            (k * 6 + corner) * 6 + told, (k * 6 + left) * 6 + corner, (k * 6 + first + 1) * 6 + up,
+        )  # fmt: skip
+        if not voted_bit(coder, mixer, kind, walk.fresh, context + step * min(found, 2), np.int64(wanted > found)):
+            break
         found += 1
     return found
 
 
 @inner
-def _second(coder, wanted, distances, first, context):  # type: ignore[no-untyped-def]
-    """The second hypothesis, if there is one; context: of whether. Gives dy, dx, reference."""
-    if not adaptive_bit(coder, wanted[2] >= 0, context):
+def _second(coder, mixer, walk, y, x, place, wanted, first, context):  # type: ignore[no-untyped-def]
+    """The second vector and its reference (dy, dx, reference), if there is one. context: of whether."""
+    distances, before = walk.distances, walk.before
+    size, whole = (1, np.int64(0)) if place else (2, np.int64(1))
+    seconds = walk.blocks[5]
+    left = np.int64(1 if x and seconds[y, x - 1] >= 0 else 0)
+    up = np.int64(1 if y and seconds[y - 1, x] >= 0 else 0)
+    corner = np.int64(1 if x and y and seconds[y - 1, x - 1] >= 0 else 0)
+    around = left * 4 + up * 2 + corner
+    told, told_first = before[3, y + size - 1, x + size - 1] + 1, before[2, y + size - 1, x + size - 1]
+    was = np.int64(1 if told else 0)
+    moved = at(walk.moved, y, x - 1) + at(walk.moved, y - 1, x)
+    place_votes(
+        mixer, SECOND_BIT, ((around * 2 + was) * 5 + place) * 5 + first[2], (first[2] * 3 + left + up) * 2 + whole,
+        (max(bits_of(first[0]), bits_of(first[1])) * 2 + whole) * 8 + around, (was * 5 + told_first) * 5 + first[2],
+        (moved * 8 + around) * 5 + place, told * 8 + around,
+    )  # fmt: skip
+    if not voted_bit(coder, mixer, SECOND_BIT, walk.fresh, context, np.int64(wanted[2] >= 0)):
         return np.int64(0), np.int64(0), np.int64(-1)
-    reference = _reference(coder, wanted[2], len(distances), SECOND_REFERENCE + 3 * min(first[2], 3), 1)
+    context = SECOND_REFERENCE + 3 * min(first[2], 3)
+    reference = _reference(coder, mixer, walk, y, x, whole, wanted[2], first[2], context, 1)
+    near = near_vectors(walk.blocks, distances, y, x, place, reference)
+    earlier = _earlier_vectors(walk, y, x, place, reference)
     distance, of = distances[reference], distances[first[2]]
-    near_y, near_x = scaled(first[0], distance, of), scaled(first[1], distance, of)
-    down = _difference(coder, wanted[0] - near_y, APART, np.int64(0), 0)
-    across = _difference(coder, wanted[1] - near_x, APART + (16 if down else 8), np.int64(0), 0)
-    return near_y + down, near_x + across, reference
+    from_y, from_x = scaled(first[0], distance, of), scaled(first[1], distance, of)
+    level, hints = np.int64(0), _hints(near, earlier, 0, from_y, np.int64(0))
+    down = code_difference(coder, mixer, walk, y, x, whole, 2, wanted[0] - from_y, APART, level, 0, hints)
+    context, hints = APART + (16 if down else 8), _hints(near, earlier, 1, from_x, bits_of(down))
+    across = code_difference(coder, mixer, walk, y, x, whole, 3, wanted[1] - from_x, context, level, 0, hints)
+    walk.off[2, y : y + size, x : x + size] = down
+    walk.off[3, y : y + size, x : x + size] = across
+    return from_y + down, from_x + across, reference
 
 
 @inner
@@ -139,45 +218,59 @@ def around_of(blocks, y, x, plane, least):  # type: ignore[no-untyped-def]
     return (1 if x and blocks[plane, y, x - 1] >= least else 0) + (1 if y and blocks[plane, y - 1, x] >= least else 0)
 
 
-@compiled(
-    boolean, int64[:, :, ::1], uint8[:, ::1], read_only(int64), int64[::1], int64[::1], uint32[::1], read_only(uint16),
-    uint64[::1],
-)  # fmt: skip
-def code_motion(decoding, blocks, split, distances, chances, seen, intervals, words, state):  # type: ignore[no-untyped-def]
+@inner
+def _split(coder, mixer, walk, split, row, column, wanted):  # type: ignore[no-untyped-def]
+    """Whether the 16x16 block is split. split: of the blocks so far."""
+    y, x, before = 2 * row, 2 * column, walk.before[4]
+    left, up = np.int64(at(split, row, column - 1)), np.int64(at(split, row - 1, column))
+    around = left * 8 + up * 4 + np.int64(at(split, row - 1, column - 1)) * 2 + np.int64(at(split, row - 1, column + 1))
+    apart = bits_of(_spread(near_vectors(walk.blocks, walk.distances, y, x, 0, 0)))
+    was, right, below = before[y, x], at(before, y, x + 2), at(before, y + 2, x)
+    moved = walk.moved
+    moves = at(moved, y, x - 1) + at(moved, y + 1, x - 1) + at(moved, y - 1, x) + at(moved, y - 1, x + 1)
+    place_votes(
+        mixer, SPLIT_BIT, around * 2 + was, apart * 16 + around, (apart * 2 + was) * 5 + moves,
+        ((was * 2 + right) * 2 + below) * 3 + left + up, (moves * 3 + left + up) * 2 + was,
+        around * 8 + was * 4 + right * 2 + below,
+    )  # fmt: skip
+    return voted_bit(coder, mixer, SPLIT_BIT, walk.fresh, SPLIT + left + up, wanted)
+
+
+@compiled()
+def code_motion(given, mixer, learned, blocks, split, distances, before, fresh):  # type: ignore[no-untyped-def]
     """Walk the blocks of one frame; gives the number of intervals, or TOO_FAR.
 
-    blocks: (6, 2·rows, 2·columns) as `codec.motion` has them and split: (rows, columns) of 0 and 1; read, or filled
-    when decoding. distances: each reference's, in frames. chances, seen: each context's chance of a one in 65536ths,
-    and how many bits that rests on; both change. intervals: filled when encoding, as far as there is room. words,
-    state: the decoder's.
+    given: whether to decode, intervals, words, state, as in `codec.rans`. mixer: a `Mixer`'s parts; learned: each
+    adaptive context's chance of a one in 65536ths and how many bits that rests on, both int64; all of them change.
+    blocks: int64 (6, 2·rows, 2·columns) as `codec.motion` has them and split: uint8 (rows, columns) of 0 and 1; read,
+    or filled when decoding. distances: int64, each reference's, in frames. before, fresh: see `Walk`.
     """
+    decoding, intervals, words, state = given
     rows, columns = split.shape
-    moved = np.zeros((2 * rows, 2 * columns), np.int64)
     used = np.zeros(1, np.int64)
-    coder = (decoding, chances, seen, intervals, used, words, state)
+    coder = (decoding, learned[0], learned[1], intervals, used, words, state)
+    moved, off = np.zeros((2 * rows, 2 * columns), np.int64), np.zeros((4, 2 * rows, 2 * columns), np.int64)
+    walk = Walk(blocks, distances, moved, off, before, fresh)
     several = len(distances) > 1
     for row in range(rows):
         for column in range(columns):
-            context = np.int64(split[row - 1, column] if row else 0) + np.int64(split[row, column - 1] if column else 0)
-            split[row, column] = divided = adaptive_bit(coder, np.int64(split[row, column]), context)
-            size = 1 if divided else 2
+            # What is wanted has no meaning when decoding.
+            divided = _split(coder, mixer, walk, split, row, column, np.int64(split[row, column]))
+            split[row, column] = divided
+            size, whole = (1, np.int64(0)) if divided else (2, np.int64(1))
             for quarter in range(4 if divided else 1):
                 y, x = 2 * row + (quarter >> 1), 2 * column + (quarter & 1)
-                place = quarter + 1 if divided else 0
-                whole = 0 if divided else 1
+                place = np.int64(quarter + 1 if divided else 0)
                 reference, down_2, across_2, reference_2 = np.int64(0), np.int64(0), np.int64(0), np.int64(-1)
-                # What is wanted has no meaning when decoding.
                 if several:
                     context = REFERENCE + 9 * whole + around_of(blocks, y, x, 2, 1)
-                    reference = _reference(coder, blocks[2, y, x], len(distances), context, 3)
-                near = near_vectors(blocks, distances, y, x, place, reference)
+                    reference = _reference(coder, mixer, walk, y, x, whole, blocks[2, y, x], np.int64(-1), context, 3)
                 wanted = blocks[0, y, x], blocks[1, y, x]
-                down, across, other = _vector(coder, near, moved, y, x, place, wanted)
+                down, across, other = _vector(coder, mixer, walk, y, x, place, reference, wanted)
                 if several:
                     context = SECOND + 3 * whole + around_of(blocks, y, x, 5, 0)
-                    wanted_2 = blocks[3, y, x], blocks[4, y, x], blocks[5, y, x]
-                    first = down, across, reference
-                    down_2, across_2, reference_2 = _second(coder, wanted_2, distances, first, context)
+                    wanted_2, first = (blocks[3, y, x], blocks[4, y, x], blocks[5, y, x]), (down, across, reference)
+                    down_2, across_2, reference_2 = _second(coder, mixer, walk, y, x, place, wanted_2, first, context)
                 if max(abs(down), abs(across), abs(down_2), abs(across_2)) > LARGEST_VECTOR:
                     return TOO_FAR
                 blocks[0, y : y + size, x : x + size] = down

@@ -6,7 +6,8 @@ import numpy as np
 from numba import uint8
 
 from codec.motion_compensation import BLOCK, LUMA_TAPS
-from codec.motion_kernels import APART, LOWER, MOVED, NEIGHBOUR, POWER, SIGN, scaled
+from codec.motion_context_kernels import APART, LOWER, MOVED, NEIGHBOUR, POWER, SIGN
+from codec.motion_kernels import scaled
 from codec.rans import compiled, inner
 
 PAD = 3 * BLOCK

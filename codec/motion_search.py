@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import lru_cache
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -20,8 +21,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from codec.motion import Motion
-from codec.motion_coding import MotionChances
 from codec.motion_search_batched import search_batch
+
+if TYPE_CHECKING:
+    from codec.motion_chances import MotionChances
 
 _ENTRIES = 4096
 _PER_STEP = 32  # price entries a quantization step
@@ -58,7 +61,7 @@ def search_motion(
     divided = np.zeros((n, height // 16, width // 16), np.uint8)
     before = np.zeros_like(found[:, :2]) if previous is None else np.ascontiguousarray(previous.numpy())
     frames = np.ascontiguousarray(current.byte().numpy())
-    prices = (learned or MotionChances()).prices()
+    prices = (learned or _new_chances()).prices()
     for i, size in enumerate(step.tolist()):
         planes = kept if kept is not None and n == 1 else QuarterPlanes()
         slots = planes.slots_of([reference[i : i + 1] if n > 1 else reference for reference in references])
@@ -114,6 +117,12 @@ def _prices() -> NDArray[np.float32]:
     prices = np.where(u < _ZERO_ENDS, _ZERO_PRICE * u * u, coded).astype(np.float32)
     prices[0] = 0
     return prices
+
+
+def _new_chances() -> MotionChances:
+    from codec.motion_chances import MotionChances
+
+    return MotionChances()
 
 
 @lru_cache

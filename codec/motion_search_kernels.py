@@ -7,7 +7,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from numba import njit
 
-from codec.motion_kernels import REFERENCE, SECOND, SECOND_REFERENCE, around_of, near_vectors, scaled
+from codec.motion_context_kernels import REFERENCE, SECOND, SECOND_REFERENCE
+from codec.motion_kernels import around_of, near_vectors, scaled
 from codec.motion_price_kernels import (
     coding_cost,
     differences,

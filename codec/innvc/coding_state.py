@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -28,7 +29,7 @@ from codec.intra.coding import IntraSettings
 from codec.intra.coding import Planes as IntraPlanes
 from codec.lifting import forward_transform, inverse_transform
 from codec.motion import Motion
-from codec.motion_coding import MotionChances
+from codec.motion_chances import MotionChances
 from codec.sample_coding import SampleModel
 
 if TYPE_CHECKING:
@@ -56,6 +57,7 @@ class CodingState:
         self.after_intra = False
         self.field: Field = self.empty_field()
         self.place = 0  # of the coming frame in its segment
+        self.first_motion: Callable[[], MotionChances] = MotionChances  # what learning begins with
         self.motion = MotionChances()
         self.gone = 0  # number of the reference that makes room for the coming frame
 
@@ -208,7 +210,7 @@ class CodingState:
         intra = not prediction.guesses
         self.reference = renew(None if intra else self.reference, prediction, frame, step, self.gone)
         if intra:
-            self.motion = MotionChances()
+            self.motion = self.first_motion()
         self.after_intra = intra
 
     def _cropped(self, planes: list[Tensor]) -> Frame:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import numpy as np
 from numba import boolean, float64, int32, int64, njit, uint8, uint16, uint32, uint64
 
-from codec.motion_kernels import adaptive_bit
+from codec.adaptive_bit_kernels import adaptive_bit
 from codec.rans import compiled, inner, read_only
 
 BORDER = 3  # samples around a plane that taps may reach for; they repeat the border
