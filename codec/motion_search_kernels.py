@@ -22,7 +22,8 @@ from codec.rans import compiled, inner
 
 _ROUNDS = 6  # of whole steps towards a better place
 _COARSE = 4  # the first search is on pictures this much smaller
-_WORTH_A_LOOK = np.float32(1.15)  # times the least SAD, up to which a reference's vector is made finer
+# Times the least SAD, up to which a reference's vector is made finer, and times the least bits, up to which a pair is.
+_WORTH_A_LOOK = np.float32(2.2)
 _NOTHING_LEFT = np.float32(0.5)  # bits an 8x8 block: what is this well predicted needs no other reference
 CANDIDATES = 9
 
