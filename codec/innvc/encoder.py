@@ -213,20 +213,21 @@ def _cost(state: CodingState, coder: SymbolEncoder, plan: _Plan) -> float:
 
 
 def _inter_start(state: CodingState, plan: _Plan, proposed: Field) -> _Start:
-    """Code a segment's first frame with more and fewer levels of the field, and keep the cheapest.
+    """Code a segment's first frame without the field, then with one level more as long as that makes it cheaper.
 
     The field's whole cost is held against this one frame, though the segment's others gain from it too.
     """
     state.place = 0
     best: tuple[float, _Start] | None = None
-    for sent in range(len(proposed), -1, -1):
+    for sent in range(len(proposed) + 1):
         trial, coder = state.fork(), SymbolEncoder()
         send_field(trial, coder, proposed, sent, plan.qp)
         field_bits = coder.estimated_bits
         rebuilt = _encode_frame(trial, coder, plan)
         cost = _cost(trial, coder, plan)
-        if best is None or cost < best[0]:
-            best = cost, _Start(trial, coder, rebuilt, field_bits, None)
+        if best is not None and cost >= best[0]:
+            break
+        best = cost, _Start(trial, coder, rebuilt, field_bits, None)
     assert best is not None
     return best[1]
 
@@ -241,7 +242,7 @@ def _intra_start(
     following_qp: int,
     tuning: Tuning,
 ) -> _Start:
-    """Code an intra frame, with as many levels of the field as make the frame after it cheapest.
+    """Code an intra frame, with one level of the field more as long as that makes the frame after it cheaper.
 
     The field does nothing for the intra frame itself.
     """
@@ -252,7 +253,7 @@ def _intra_start(
     best: tuple[float, _Start] | None = None
     if not proposed:
         following = None
-    for sent in range(len(proposed) if following is not None else 0, -1, -1):
+    for sent in range(len(proposed) + 1 if following is not None else 1):
         trial, coder = state.fork(), SymbolEncoder()
         send_filter_changes(coder, tuning.changes)
         trial.adapt(tuning.changes)
@@ -267,8 +268,9 @@ def _intra_start(
             after, tried = trial.fork(), SymbolEncoder()
             _encode_frame(after, tried, plan)
             cost += _cost(after, tried, plan)
-        if best is None or cost < best[0]:
-            best = cost, _Start(trial, coder, rebuilt, field_bits, plan)
+        if best is not None and cost >= best[0]:
+            break
+        best = cost, _Start(trial, coder, rebuilt, field_bits, plan)
     assert best is not None
     return best[1]
 
