@@ -104,10 +104,10 @@ def work_ours(job: Job) -> dict[str, float]:
     watch = Stopwatch(SymbolEncoder, SymbolDecoder)
     if codec.family == "innvc":  # these walks model, or even choose, and code in one
         watch.watch(importlib.import_module("codec.innvc.encoder"), "encode_intra")
-        watch.watch(importlib.import_module("codec.innvc.symbol_mixing").SymbolMixing, "encode")
+        watch.watch(importlib.import_module("codec.inter.symbol_mixing").SymbolMixing, "encode")
         watch.watch(importlib.import_module("codec.innvc.lossless"), "encode_samples")
-        watch.watch(importlib.import_module("codec.innvc.frame_motion"), "encode_motion")
-        watch.watch(importlib.import_module("codec.innvc.frame_motion"), "decode_motion")
+        watch.watch(importlib.import_module("codec.inter.frame_motion"), "encode_motion")
+        watch.watch(importlib.import_module("codec.inter.frame_motion"), "decode_motion")
     start = peak_mib()
     if job.action == "encode":
         begin = time.perf_counter()

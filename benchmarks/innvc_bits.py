@@ -24,7 +24,7 @@ from codec.atomic_files import write_json_atomically
 from codec.container import END
 from codec.count_tables import Tables
 from codec.entropy_coding import SymbolDecoder
-from codec.innvc.symbol_mixing import Half
+from codec.inter.symbol_mixing import Half
 
 CARRYING = 0.99  # of the coefficients' bits
 
@@ -114,7 +114,7 @@ def _left(coder: SymbolDecoder) -> float:
 @contextmanager
 def _watching() -> Iterator[_Watched]:
     """Have the decoder of this process tell what it takes."""
-    from codec.innvc.symbol_mixing import SymbolMixing
+    from codec.inter.symbol_mixing import SymbolMixing
 
     watched = _Watched()
     symbols, decode, decode_uniform = SymbolMixing.decode, SymbolDecoder.decode, SymbolDecoder.decode_uniform

@@ -30,7 +30,7 @@ from benchmarks.innvc_tables import print_figures
 from benchmarks.lossless_peers import PEERS, peer_bytes
 from codec.atomic_files import write_json_atomically
 from codec.errors import BitreelError, UsageError
-from codec.innvc.quantization import LOSSLESS_QP
+from codec.inter.quantization import LOSSLESS_QP
 from infra.bdrate import MIN_OVERLAP, MIN_POINTS, PSNR_RANGES
 from infra.evaluation import DEFAULT_CACHE, evaluate_model
 from infra.evaluation_results import BdRow, Evaluation, Point, SequenceResult

@@ -43,6 +43,7 @@ from codec.streams import (
 
 # Codec family -> "module:class". A further codec adds its folder and one line here.
 CODECS: dict[str, str] = {
+    "dcvc-fm": "codec.dcvc_fm.model:DCVCFM",
     "innvc": "codec.innvc.model:InnVC",
 }
 

@@ -19,7 +19,7 @@ import numpy as np
 
 from codec.bit_mixing import Mixer
 from codec.errors import BitreelError, UsageError
-from codec.innvc.quantization import intra_steps
+from codec.inter.quantization import intra_steps
 from codec.intra.coding import IntraSettings, code_planes
 from codec.intra.start import Matrices, new_mixer, save_start
 from pipeline.loader import ClipLoader

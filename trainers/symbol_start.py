@@ -1,4 +1,4 @@
-"""Makes what the coding of inter symbols starts from, `codec/innvc/symbol_start.npz`, anew from a model and a store.
+"""Makes what the coding of inter symbols starts from, `codec/inter/symbol_start.npz`, anew from a model and a store.
 
     python -m trainers.symbol_start --model FOLDER --store STORE --out FILE
 
@@ -18,7 +18,7 @@ from codec.bit_mixing import mixer_arrays
 from codec.frames import VideoFormat
 from codec.innvc.coding_state import CodingState
 from codec.innvc.encoder import encode_frames
-from codec.innvc.symbol_mixing import new_mixer
+from codec.inter.symbol_mixing import new_mixer
 from codec.streams import EncodeOptions
 from trainers.coded_clips import Progress, clips_of, load_innvc, run_tool
 

@@ -12,13 +12,13 @@ from codec.exact.warp import warp
 
 
 class ResidualBlock(nn.Module):
-    """Depthwise 3x3, 1x1, ReLU, 1x1, skip: (B, width, h, w) → the same."""
+    """Depthwise 3x3, 1x1, ReLU, 1x1, skip: (B, width, h, w) → the same; hidden: channels between, `width` if 0."""
 
-    def __init__(self, width: int) -> None:
+    def __init__(self, width: int, hidden: int = 0) -> None:
         super().__init__()
         self.depthwise = ExactConv2d(width, width, 3, depthwise=True)
-        self.widen = ExactConv2d(width, width)
-        self.narrow = ExactConv2d(width, width)
+        self.widen = ExactConv2d(width, hidden or width)
+        self.narrow = ExactConv2d(hidden or width, width)
         nn.init.normal_(self.narrow.weight, std=0.02)
 
     def forward(self, x: Tensor) -> Tensor:

@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from codec.exact.kept import kept
-from codec.innvc.quantization import LOSSLESS_QP
+from codec.inter.quantization import LOSSLESS_QP
 
 STRENGTH_UNIT = 16  # a strength of 16 lets the step grow with the standard deviation
 _BLOCK = 8

@@ -2,72 +2,52 @@
 
 from __future__ import annotations
 
-import copy
-from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Self
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
-from codec.adaptive_tables import AdaptiveTables
 from codec.exact.operations import full_precision
 from codec.frames import Frame, VideoFormat
 from codec.innvc.activity import block_qps
-from codec.innvc.context import from_order, to_order
 from codec.innvc.field import Field
 from codec.innvc.filter_changes import FilterChanges, changed_filter
-from codec.innvc.frame_coding import FrameContext, FrameTables, Quantizing, SymbolSource, code_coefficients
-from codec.innvc.layout import GROUP_SIZES
+from codec.innvc.frame_coding import FrameContext, code_coefficients
 from codec.innvc.post_filter import Flags, FlagSource, picture_of, shipped_filter
-from codec.innvc.prediction import Planes, Prediction, Reference, predict, renew
-from codec.innvc.quantization import FRACTION_BITS, intra_steps, sample_step, whole_steps
-from codec.innvc.symbol_mixing import SymbolMixing, start_mixer
+from codec.inter.context import from_order, to_order
+from codec.inter.layout import GROUP_SIZES
+from codec.inter.prediction import Planes, Prediction
+from codec.inter.quantization import FRACTION_BITS, intra_steps, sample_step, whole_steps
+from codec.inter.state import InterState
+from codec.inter.symbol_sources import FrameTables, Quantizing, SymbolSource
 from codec.intra.coding import IntraSettings
 from codec.intra.coding import Planes as IntraPlanes
 from codec.lifting import forward_transform, inverse_transform
-from codec.motion import Motion
-from codec.motion_chances import MotionChances
 from codec.sample_coding import SampleModel
 
 if TYPE_CHECKING:
     from codec.innvc.model import InnVC
 
-SIDE = 16  # coded sizes are multiples of this; frames are padded, never cropped
 
-
-class CodingState:
+class CodingState(InterState):
     """What encoder and decoder both carry from frame to frame."""
 
     def __init__(self, codec: InnVC, fmt: VideoFormat) -> None:
-        self.codec, self.format = codec, fmt
-        self.device = next(codec.parameters()).device
-        self.height, self.width = -(-fmt.height // SIDE) * SIDE, -(-fmt.width // SIDE) * SIDE
-        self.h, self.w = self.height // 8, self.width // 8
-        self.reference: Reference | None = None
+        super().__init__(fmt, next(codec.parameters()).device)
+        self.codec = codec
         self.recurrent: Tensor | None = None
         self.trim = self.no_trim()
-        self.adaptive: AdaptiveTables | None = None
-        self.mixing: SymbolMixing | None = None
-        self.first_mixer = start_mixer  # what learning begins with
         self.samples = SampleModel()  # of frames without loss
         self.post_filter, self.flags = shipped_filter(), Flags()
-        self.after_intra = False
         self.field: Field = self.empty_field()
         self.place = 0  # of the coming frame in its segment
-        self.first_motion: Callable[[], MotionChances] = MotionChances  # what learning begins with
-        self.motion = MotionChances()
-        self.gone = 0  # number of the reference that makes room for the coming frame
 
-    def fork(self) -> CodingState:
+    def fork(self) -> Self:
         """A state to try something out on."""
-        made = copy.copy(self)
-        made.adaptive = copy.deepcopy(self.adaptive)
-        made.mixing = self.mixing.copy() if self.mixing else None
+        made = super().fork()
         made.samples = self.samples.copy()
-        made.motion = self.motion.copy()
         made.flags = self.flags.copy()
         return made
 
@@ -77,22 +57,6 @@ class CodingState:
 
     def starts_segment(self, intra: bool) -> bool:
         return intra or self.place == self.codec.config.segment_frames
-
-    def flat_prediction(self) -> Prediction:
-        return Prediction.flat((
-            torch.empty(1, self.height, self.width, device=self.device),
-            torch.empty(1, 2, self.height // 2, self.width // 2, device=self.device),
-        ))  # fmt: skip
-
-    def moved(self, motion: Motion) -> Prediction:
-        assert self.reference is not None
-        return predict(self.reference, motion)
-
-    @property
-    def distances(self) -> tuple[int, ...]:
-        """Of the frames that a coming frame may be predicted from."""
-        assert self.reference is not None
-        return self.reference.distances
 
     @full_precision()
     def context(self, qp: int, intra: bool, prediction: Prediction, vectors: Tensor) -> FrameContext:
@@ -176,18 +140,8 @@ class CodingState:
         self.recurrent, self.trim, self.adaptive, self.mixing = None, self.no_trim(), None, None
         planes = self.padded(frame)
         step = torch.ones(1, dtype=torch.int64, device=self.device)
-        self._renew(prediction, planes, step)
+        self.renew_reference(prediction, planes, step)
         self.place += 1
-
-    def padded(self, frame: Frame) -> Planes:
-        """Planes as float tensors (1, H, W) and (1, 2, H/2, W/2) of the coded size, borders repeated."""
-
-        def grow(plane: NDArray[np.uint8], height: int, width: int) -> Tensor:
-            tensor = torch.from_numpy(np.ascontiguousarray(plane)).to(self.device).float()[None, None]
-            return F.pad(tensor, (0, width - plane.shape[1], 0, height - plane.shape[0]), mode="replicate")[0]
-
-        chroma = [grow(p, self.height // 2, self.width // 2) for p in (frame.u, frame.v)]
-        return grow(frame.y, self.height, self.width), torch.stack(chroma, dim=1)
 
     def _walk(self, context: FrameContext, source: SymbolSource) -> Tensor:
         coefficients, self.recurrent, self.trim = code_coefficients(
@@ -198,33 +152,11 @@ class CodingState:
 
     def _keep(self, context: FrameContext, prediction: Prediction, rebuilt: list[Tensor], flags: FlagSource) -> Frame:
         step = sample_step(torch.tensor([context.qp], device=self.device))
-        self._renew(prediction, (rebuilt[0].float()[None], rebuilt[1].float()[None]), step)
-        if self.adaptive is not None and context.kind:
-            self.adaptive.settle()
-        if self.mixing is not None and context.kind:
-            self.mixing.end_frame()
+        self.renew_reference(prediction, (rebuilt[0].float()[None], rebuilt[1].float()[None]), step)
+        if context.kind:
+            self.end_symbols()
         self.place += 1
-        return self._cropped(self.filtered(flags, context.qp, prediction, rebuilt))
-
-    def _renew(self, prediction: Prediction, frame: Planes, step: Tensor) -> None:
-        intra = not prediction.guesses
-        self.reference = renew(None if intra else self.reference, prediction, frame, step, self.gone)
-        if intra:
-            self.motion = self.first_motion()
-        self.after_intra = intra
-
-    def _cropped(self, planes: list[Tensor]) -> Frame:
-        cw, ch = self.format.chroma_size
-        y = planes[0][: self.format.height, : self.format.width].to(torch.uint8).cpu()
-        uv = planes[1][:, :ch, :cw].to(torch.uint8).cpu()
-        return Frame(*(np.ascontiguousarray(p.numpy()) for p in (y, uv[0], uv[1])))
-
-    def learning(self) -> tuple[SymbolMixing, FrameTables]:
-        """What an inter frame's coefficients are coded with; it learns from frame to frame."""
-        if self.adaptive is None or self.mixing is None:
-            self.adaptive = AdaptiveTables(self.codec.tables.tables())
-            self.mixing = SymbolMixing(self.h, self.w, self.first_mixer())
-        return self.mixing, FrameTables(self.codec.tables, self.adaptive)
+        return self.cropped(self.filtered(flags, context.qp, prediction, rebuilt))
 
     def field_layout(self, qp: int, slices: int) -> list[tuple[tuple[int, ...], NDArray[np.int64]]]:
         """(shape, table number of every value) of the field's levels."""

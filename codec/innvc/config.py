@@ -7,7 +7,7 @@ from typing import ClassVar, get_args
 
 from codec.distributions import Family
 from codec.errors import UsageError
-from codec.innvc.layout import GROUP_SIZES
+from codec.inter.layout import GROUP_SIZES
 
 
 @dataclass

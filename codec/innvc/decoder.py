@@ -13,11 +13,11 @@ from codec.frames import Frame
 from codec.innvc.coding_state import CodingState
 from codec.innvc.field import LARGEST_VALUE
 from codec.innvc.filter_changes import receive_filter_changes
-from codec.innvc.frame_coding import Decoding
-from codec.innvc.frame_motion import receive_motion
 from codec.innvc.lossless import decode_lossless
 from codec.innvc.post_filter import FilterDecoding
-from codec.innvc.quantization import LOSSLESS_QP
+from codec.inter.frame_motion import receive_motion
+from codec.inter.quantization import LOSSLESS_QP
+from codec.inter.symbol_sources import Decoding
 from codec.intra.coding import decode_intra
 
 if TYPE_CHECKING:
@@ -61,6 +61,8 @@ def _decode_frame(state: CodingState, coder: SymbolDecoder, qp: int, intra: bool
         motion = receive_motion(state, coder)
         prediction = state.moved(motion)
         context = state.context(qp, False, prediction, motion.vectors(state.distances))
-        frame = state.finish_frame(context, prediction, Decoding(coder, *state.learning()), FilterDecoding(coder))
+        frame = state.finish_frame(
+            context, prediction, Decoding(coder, *state.learning(state.codec.tables)), FilterDecoding(coder)
+        )
     coder.finish()
     return frame

@@ -6,7 +6,6 @@ length, and a frame comes out when its segment is complete.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -20,15 +19,17 @@ from codec.entropy_coding import SymbolEncoder
 from codec.exact.operations import full_precision
 from codec.frames import Frame, VideoFormat
 from codec.innvc.coding_state import CodingState
-from codec.innvc.context import to_order
 from codec.innvc.field import LARGEST_VALUE, Field, SliceMeans
 from codec.innvc.filter_changes import send_filter_changes
-from codec.innvc.frame_coding import Encoding
-from codec.innvc.frame_motion import FrameSearch, send_motion
 from codec.innvc.lossless import encode_lossless
 from codec.innvc.post_filter import FilterEncoding, as_samples
-from codec.innvc.prediction import Planes, Prediction
-from codec.innvc.quantization import (
+from codec.innvc.training_pass import field_magnitudes
+from codec.innvc.tuning import ONE_PASS, Tuning
+from codec.inter.context import to_order
+from codec.inter.frame_motion import FrameSearch, send_motion
+from codec.inter.intra_boost import intra_boost
+from codec.inter.prediction import Planes, Prediction
+from codec.inter.quantization import (
     FRACTION_BITS,
     LOSSLESS_QP,
     channel_step_sizes,
@@ -36,8 +37,7 @@ from codec.innvc.quantization import (
     step_size,
     whole_steps,
 )
-from codec.innvc.training_pass import field_magnitudes
-from codec.innvc.tuning import ONE_PASS, Tuning
+from codec.inter.symbol_sources import Encoding
 from codec.intra.coding import encode_intra
 from codec.lifting import forward_transform
 from codec.motion import Motion
@@ -45,8 +45,6 @@ from codec.streams import CodedFrame, EncodeOptions
 
 if TYPE_CHECKING:
     from codec.innvc.model import InnVC
-
-_LONG_CHAIN = 64  # frames, from which on an intra frame gets all of its boost
 
 
 @torch.no_grad()
@@ -98,16 +96,6 @@ def _depending(period: int, segment: int, codec: InnVC) -> int | None:
     if segment < codec.config.segment_frames and (period <= 0 or segment < period):
         return segment
     return period if period > 0 else None
-
-
-def intra_boost(most: int, frames: int | None) -> int:
-    """QPs that an intra frame is finer by: the more frames live on its detail, the more it is worth.
-
-    Measured: about 7 of 14 for 21 to 30 frames, all of it for 80.
-    """
-    if frames is None or frames >= _LONG_CHAIN:
-        return most
-    return round(most * (math.log2(frames) / math.log2(_LONG_CHAIN)) ** 2.5)
 
 
 def _segments(frames: Iterable[Frame], length: int, period: int) -> Iterator[tuple[list[Frame], bool]]:
@@ -197,7 +185,7 @@ def _plan_frame(state: CodingState, search: FrameSearch, planes: Planes, qp: int
 def _encode_frame(state: CodingState, coder: SymbolEncoder, plan: _Plan) -> Frame:
     send_motion(state, coder, plan.motion, plan.period)
     context = state.context(plan.qp, False, plan.prediction, plan.motion.vectors(state.distances))
-    source = Encoding(coder, *state.learning(), plan.target, whole_steps(context.qps))
+    source = Encoding(coder, *state.learning(state.codec.tables), plan.target, whole_steps(context.qps))
     return state.finish_frame(context, plan.prediction, source, _flags(coder, plan.planes))
 
 

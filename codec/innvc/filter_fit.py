@@ -10,7 +10,7 @@ from codec.entropy_coding import SymbolEncoder
 from codec.innvc.filter_changes import LARGEST, UNIT, FilterChanges, Values, changes_shape, parts, send_filter_changes
 from codec.innvc.filter_sums import Sums
 from codec.innvc.post_filter import PRICE, SHARES, filter_weights, weight_name
-from codec.innvc.quantization import step_size
+from codec.inter.quantization import step_size
 
 # What a change is reckoned to take: bits of a zero, of any other, and of each unit.
 _ZERO, _OTHER, _EACH = 0.5, 4.0, 1.0

@@ -24,7 +24,7 @@ from codec.innvc.post_filter import (
     weight_name,
     weight_shape,
 )
-from codec.innvc.prediction import Prediction
+from codec.inter.prediction import Prediction
 
 if TYPE_CHECKING:
     from codec.innvc.model import InnVC

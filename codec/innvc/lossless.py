@@ -8,8 +8,8 @@ import torch
 from codec.entropy_coding import SymbolDecoder, SymbolEncoder
 from codec.frames import Frame
 from codec.innvc.coding_state import CodingState
-from codec.innvc.frame_motion import FrameSearch, receive_motion, send_motion
-from codec.innvc.prediction import Planes, Prediction
+from codec.inter.frame_motion import FrameSearch, receive_motion, send_motion
+from codec.inter.prediction import Planes, Prediction
 from codec.sample_coding import Planes as SamplePlanes
 from codec.sample_coding import decode_samples, encode_samples
 

@@ -5,31 +5,23 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import ClassVar
 
-from torch import Tensor, nn
+from torch import Tensor
 
 from codec.api import Codec, FitSettings, TrainingConditions, TrainingOutput
 from codec.container import Packet, StreamHeader
 from codec.distributions import ScaleTables
-from codec.exact.layers import ExactConv2d, ExactWideMap
 from codec.frames import Frame, VideoFormat
 from codec.innvc.config import InnVCConfig
 from codec.innvc.decoder import decode_frames
 from codec.innvc.encoder import encode_frames
 from codec.innvc.field import FieldDecoder, FieldEncoder
 from codec.innvc.fit import fit
-from codec.innvc.layout import GROUP_SIZES
-from codec.innvc.prediction import GUESSES
 from codec.innvc.prior import PriorNetwork
 from codec.innvc.training_pass import training_pass
 from codec.innvc.tuning import ONE_PASS
+from codec.inter.complexity import INTER_MAC, TRANSFORM_MAC, macs_per_pixel
+from codec.inter.layout import GROUP_SIZES
 from codec.streams import CodedFrame, EncodeOptions
-
-# Multiply-accumulates a luma pixel outside the networks: lifting (54 shears a line of 8, two ways, with chroma) and
-# the interpolation of a moved 8x8 block (8 taps luma, 4 taps chroma).
-_TRANSFORM_MAC = 2 * 54 / 8 + 2 * 15 / 4 / 2
-_INTERPOLATION_MAC = (15 * 8 * 8 + 8 * 8 * 8 + 2 * (7 * 4 * 4 + 4 * 4 * 4)) / 64
-# An inter frame is moved twice, and once more with each block's four neighbours' vectors; three further transforms.
-_INTER_MAC = (2 + 1 + 4 / 2) * _INTERPOLATION_MAC + (1 + GUESSES) * _TRANSFORM_MAC
 
 
 class InnVC(Codec):
@@ -68,15 +60,9 @@ class InnVC(Codec):
         return fit(self, frames, fmt, options, settings, on_step)
 
     def complexity(self) -> dict[str, float]:
-        network = _macs_per_pixel(self.prior) + _macs_per_pixel(self.field_decoder) + _TRANSFORM_MAC
+        network = macs_per_pixel(self.prior) + macs_per_pixel(self.field_decoder) + TRANSFORM_MAC
         return {
             "parameters": float(sum(p.numel() for p in self.parameters())),
             "decoder_kmac_per_pixel_intra": network / 1000,
-            "decoder_kmac_per_pixel_inter": (network + _INTER_MAC) / 1000,
+            "decoder_kmac_per_pixel_inter": (network + INTER_MAC) / 1000,
         }
-
-
-def _macs_per_pixel(module: nn.Module) -> float:
-    """All convolutions once at 1/8 resolution, a luma pixel; a wide map is two passes."""
-    layers = [m for m in module.modules() if isinstance(m, ExactConv2d | ExactWideMap)]
-    return sum(m.weight.numel() * (2 if isinstance(m, ExactWideMap) else 1) for m in layers) / 64

@@ -31,8 +31,8 @@ from torch import Tensor
 from codec.bit_mixing import stored_arrays
 from codec.entropy_coding import SymbolDecoder, SymbolEncoder
 from codec.errors import BitreelError
-from codec.innvc.prediction import Prediction
-from codec.innvc.quantization import LOSSLESS_QP, intra_steps
+from codec.inter.prediction import Prediction
+from codec.inter.quantization import LOSSLESS_QP, intra_steps
 
 FILTERS = Path(__file__).with_name("post_filter.npz")
 BLOCK = 32  # luma samples a side of the block that one flag is for

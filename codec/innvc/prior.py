@@ -16,25 +16,20 @@ back and the path stays invertible.
 
 from __future__ import annotations
 
-import math
-
 import torch
 from torch import Tensor, nn
 
-from codec.distributions import LOG2_STEP, SCALE_COUNT, SMALLEST_SCALE
 from codec.exact.blocks import CheckerboardContext, ResidualBlock, TemporalState
 from codec.exact.layers import BIAS_UNIT, ExactConv2d, ExactQPTable, ExactWideMap
 from codec.exact.operations import GATE_ONE, add, lean, relu, scale_by_gate
 from codec.innvc.config import InnVCConfig
-from codec.innvc.layout import GROUP_SIZES, GROUP_STARTS, ORDER, PYRAMID_LEVELS
-from codec.innvc.prediction import GUESSES
-from codec.innvc.quantization import COARSEST_STEP
+from codec.inter.layout import GROUP_SIZES, GROUP_STARTS, PYRAMID_LEVELS
+from codec.inter.prediction import GUESSES
+from codec.inter.quantization import COARSEST_STEP
+from codec.inter.scale_index import HEAD_UNITS, INDEX_UNITS, TOLD_GUESSES, natural_scale_index, scale_index_of
 from codec.streams import QP_COUNT
 
 FRAME_KINDS = 3  # intra; inter after intra; inter after inter
-INDEX_UNITS = 16  # scale indices are computed in sixteenths
-HEAD_UNITS = 8  # one activation of a scale head is half a scale index
-TOLD_GUESSES = 2  # of the guesses, what the network is told the magnitudes of: the smoothed base says nothing new
 _FIRST_GATES = (10.0, 24.0, 0.0)  # of 64, for each guess before training
 
 
@@ -140,29 +135,11 @@ class PriorNetwork(nn.Module):
             head.bias = nn.Parameter(start)
         for layer in self.gate_heads:
             nn.init.constant_(layer.bias, GATE_ONE / 2 / 16)  # type: ignore[arg-type]
-        spread = torch.tensor([_natural_spread(c) for c in ORDER])
         with torch.no_grad():
             for knot in range(ExactQPTable.KNOTS):
                 step = COARSEST_STEP * 2.0**-knot
                 for kind, share in enumerate((1.0, 0.25, 0.25)):
-                    self.base_scale.knots[knot, kind] = _scale_index(spread * share / step)
+                    self.base_scale.knots[knot, kind] = natural_scale_index(knot, share)
                 for level in range(PYRAMID_LEVELS):
                     dc = torch.tensor([360.0, 60.0, 60.0]) * 2.0 ** (-0.4 * level)
-                    self.pyramid_scale.knots[knot, level] = _scale_index(dc / step)
-
-
-def _natural_spread(channel: int) -> float:
-    """Rough Laplace scale of a transform coefficient of natural images, in 8-bit sample units."""
-    size, index = (8, channel) if channel < 64 else (4, (channel - 64) % 16)
-    v, u = divmod(index, size)
-    frequency = math.hypot(u, v) * 8 / size
-    return (60.0 if size == 8 else 12.0) / (1 + frequency) ** 1.4
-
-
-def _scale_index(scale: Tensor) -> Tensor:
-    return torch.log2(scale.clamp_min(SMALLEST_SCALE) / SMALLEST_SCALE) / LOG2_STEP
-
-
-def whole_index(raw: Tensor) -> Tensor:
-    """Round scale indices in sixteenths to the tables' index, int64, 0..63."""
-    return torch.floor(raw / INDEX_UNITS + 0.5).clamp(0, SCALE_COUNT - 1).long()
+                    self.pyramid_scale.knots[knot, level] = scale_index_of(dc / step)

@@ -17,7 +17,8 @@ from codec.distributions import scale_bits
 from codec.exact.blocks import checkerboard
 from codec.exact.layers import quantized_once
 from codec.innvc.activity import block_qps
-from codec.innvc.context import (
+from codec.innvc.field import LARGEST_VALUE, Field, SliceMeans
+from codec.inter.context import (
     STEP_UNITS,
     around,
     dc_slopes,
@@ -28,18 +29,17 @@ from codec.innvc.context import (
     signed_real,
     to_order,
 )
-from codec.innvc.field import LARGEST_VALUE, Field, SliceMeans
-from codec.innvc.frame_motion import goes
-from codec.innvc.layout import GROUP_SIZES, GROUP_STARTS, ORDER, dc_pyramid, live_channels
-from codec.innvc.prediction import Planes, Prediction, Reference, predict, renew
-from codec.innvc.prior import INDEX_UNITS, TOLD_GUESSES, whole_index
-from codec.innvc.quantization import (
+from codec.inter.frame_motion import goes
+from codec.inter.layout import GROUP_SIZES, GROUP_STARTS, ORDER, dc_pyramid, live_channels
+from codec.inter.prediction import Planes, Prediction, Reference, predict, renew
+from codec.inter.quantization import (
     channel_step_sizes,
     frame_qp,
     quantize_float,
     sample_step,
     step_size,
 )
+from codec.inter.scale_index import INDEX_UNITS, TOLD_GUESSES, whole_index
 from codec.lifting import float_inverse, float_transform
 from codec.motion_coding import estimate_motion_bits
 from codec.motion_search import search_motion

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from codec.innvc.filter_changes import FilterChanges
-from codec.innvc.frame_motion import PERIOD
+from codec.inter.frame_motion import PERIOD
 
 
 @dataclass(frozen=True)

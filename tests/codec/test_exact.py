@@ -15,7 +15,7 @@ from codec.exact.blocks import CheckerboardContext, ResidualBlock, TemporalState
 from codec.exact.layers import WIDE_LIMIT, ExactConv2d, ExactQPTable, ExactWideMap
 from codec.exact.operations import blend, floating, full_precision, scale_by_gate
 from codec.exact.warp import warp
-from codec.innvc.context import log_magnitude, log_real
+from codec.inter.context import log_magnitude, log_real
 
 
 def randomized(layer: nn.Module, seed: int = 0) -> nn.Module:

@@ -8,7 +8,7 @@ import torch
 
 from codec.entropy_coding import SymbolDecoder, SymbolEncoder
 from codec.errors import StreamError
-from codec.innvc.quantization import intra_steps
+from codec.inter.quantization import intra_steps
 from codec.intra.coding import IntraSettings, Planes, decode_intra, encode_intra, scans
 from codec.intra.coefficient_kernels import STAGES
 from codec.intra.prediction_kernels import fill_context, predict_from_luma, predict_mode

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import torch
 
-from codec.innvc.frame_motion import goes
-from codec.innvc.prediction import GUESSES, Planes, Prediction, Reference, predict, renew
+from codec.inter.frame_motion import goes
+from codec.inter.prediction import GUESSES, Planes, Prediction, Reference, predict, renew
 from codec.motion import MOST_REFERENCES, Motion
 
 

@@ -9,7 +9,7 @@ import pytest
 
 from codec.entropy_coding import SymbolDecoder, SymbolEncoder
 from codec.errors import BitreelError, UsageError
-from codec.innvc.quantization import intra_steps
+from codec.inter.quantization import intra_steps
 from codec.intra.coding import IntraSettings, Planes, code_planes
 from codec.intra.start import CONTEXT_SIZES, START, learned_mixer, mode_matrices
 from tests.trainers.small_store import make_store

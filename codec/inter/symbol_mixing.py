@@ -19,8 +19,8 @@ from codec.bit_mixing import MOST_VOTES, Mixer, load_mixer
 from codec.count_tables import Tables
 from codec.entropy_coding import SymbolDecoder
 from codec.errors import BitreelError
-from codec.innvc.layout import GROUP_SIZES, GROUP_STARTS, ORDER
-from codec.innvc.symbol_kernels import CONTEXTS, SETS, VOTES, FrameSymbols
+from codec.inter.layout import GROUP_SIZES, GROUP_STARTS, ORDER
+from codec.inter.symbol_kernels import CONTEXTS, SETS, VOTES, FrameSymbols
 
 START = Path(__file__).with_name("symbol_start.npz")  # part of the format; `trainers.symbol_start` made it
 _MOST_INTERVALS = 24  # of a symbol: stages, Exp-Golomb, sign
@@ -112,7 +112,7 @@ class SymbolMixing:
         return torch.from_numpy(found).to(half.index.device)
 
     def _run(self, given: tuple[object, ...], symbols: NDArray[np.int32], half: Half, tables: Tables) -> int:
-        from codec.innvc.symbol_kernels import code_symbols
+        from codec.inter.symbol_kernels import code_symbols
 
         def whole(values: Tensor) -> NDArray[np.int64]:
             return np.ascontiguousarray(values.cpu().numpy(), np.int64)

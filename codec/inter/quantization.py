@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from codec.exact.kept import kept
-from codec.innvc.layout import LUMA_CHANNELS, ORDER
+from codec.inter.layout import LUMA_CHANNELS, ORDER
 
 LOSSLESS_QP = 63
 FRACTION_BITS = 4  # of the transform's whole numbers

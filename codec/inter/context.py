@@ -11,13 +11,14 @@ from torch import Tensor
 from codec.exact.kept import kept
 from codec.exact.layers import WIDE_LIMIT
 from codec.exact.operations import LIMIT, floor_divide
-from codec.innvc.layout import ORDER
+from codec.inter.layout import ORDER
 
 MAGNITUDE_FRACTION = 16  # magnitudes are told in sixteenths of a step
 STEP_BITS = 4
 STEP_UNITS = 1 << STEP_BITS  # signed values and means: sixteenths of a step
 _OCTAVE = 12  # what a doubling of a magnitude is worth as an activation
 _TABLE_SIZE = 1 << 15
+_LARGEST_COEFFICIENT = 1 << 16  # far above any real one, whatever a stream claims
 _CODED = 64  # activation that says "not zero"
 
 
@@ -95,3 +96,8 @@ def from_order(coefficients: Tensor) -> Tensor:
 @kept(8)
 def _index(order: tuple[int, ...], device: torch.device) -> Tensor:
     return torch.tensor(order, device=device)
+
+
+def clamp_coefficients(values: Tensor) -> Tensor:
+    """Whole coefficients, held where sums of them are safe."""
+    return values.clamp(-_LARGEST_COEFFICIENT, _LARGEST_COEFFICIENT)

@@ -1,4 +1,4 @@
-"""The coder of an inter frame's symbols, compiled by numba; `codec.innvc.symbol_mixing` says what it does."""
+"""The coder of an inter frame's symbols, compiled by numba; `codec.inter.symbol_mixing` says what it does."""
 
 from __future__ import annotations
 

@@ -1,0 +1,1 @@
+"""DCVC-FM: conditional coding with feature modulation. `model` is its face, `network` has the drawing."""

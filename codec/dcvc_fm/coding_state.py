@@ -1,0 +1,87 @@
+"""What DCVC-FM's encoder and decoder both carry from frame to frame, and the step that both take with it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from codec.dcvc_fm.frame_coding import Expectation, Look, look_at
+from codec.dcvc_fm.scalers import QP_PARTS
+from codec.exact.operations import full_precision
+from codec.frames import Frame, VideoFormat
+from codec.inter.context import from_order, to_order
+from codec.inter.prediction import Planes, Prediction
+from codec.inter.quantization import FRACTION_BITS, intra_steps
+from codec.inter.state import InterState
+from codec.inter.symbol_sources import SymbolSource
+from codec.intra.coding import IntraSettings
+from codec.intra.coding import Planes as IntraPlanes
+from codec.lifting import forward_transform, inverse_transform
+
+if TYPE_CHECKING:
+    from codec.dcvc_fm.model import DCVCFM
+
+
+@dataclass(frozen=True)
+class FrameQuality:
+    """What a packet says of an inter frame: its QP in sixteenths, its place in the hierarchy, whether it refreshes."""
+
+    qp16: int
+    place: int
+    refreshes: bool
+
+
+class CodingState(InterState):
+    """feature: (1, F, h, w) whole float32; None where the coming frame has to make it anew."""
+
+    def __init__(self, codec: DCVCFM, fmt: VideoFormat) -> None:
+        super().__init__(fmt, next(codec.parameters()).device)
+        self.codec = codec
+        self.feature: Tensor | None = None
+
+    @full_precision()
+    def expect(self, quality: FrameQuality, prediction: Prediction, vectors: Tensor) -> Expectation:
+        """What is expected of a frame before its first symbol; vectors: (1, 2, h, w) int64."""
+        assert self.reference is not None
+        steps = self.codec.network.scalers.whole(quality.qp16).view(-1, 1, 1)
+        base = prediction.base
+        expected = _transformed(base[0] - 128, base[1] - 128)
+        guesses = torch.stack([_transformed(g[0] - base[0], g[1] - base[1]) for g in prediction.guesses])
+        if quality.refreshes or self.feature is None:
+            last = self.reference.last
+            self.feature = self.codec.network.renewed(look_at(_transformed(last[0] - 128, last[1] - 128), steps))
+        look = Look(expected, guesses, steps, vectors)
+        qp = min((quality.qp16 + QP_PARTS // 2) // QP_PARTS, 63)
+        return Expectation(self.codec.network, look, self.feature, quality.place, qp)
+
+    @full_precision()
+    def finish_inter(self, expectation: Expectation, prediction: Prediction, source: SymbolSource) -> Frame:
+        """Code an inter frame's symbols, rebuild the frame and make it the next one's reference."""
+        coefficients, self.feature = expectation.code(source)
+        source.finish()
+        residual = inverse_transform(from_order(coefficients), FRACTION_BITS)
+        rebuilt = [(p[0].int() + r).clamp(0, 255) for p, r in zip(prediction.base, residual, strict=True)]
+        step = torch.tensor([max(int(expectation.look.steps[0]) >> FRACTION_BITS, 1)], device=self.device)
+        self.renew_reference(prediction, (rebuilt[0].float()[None], rebuilt[1].float()[None]), step)
+        self.end_symbols()
+        return self.cropped(rebuilt)
+
+    def intra_settings(self, qp: int) -> IntraSettings:
+        return IntraSettings(qp, intra_steps())
+
+    def finish_intra(self, coded: IntraPlanes) -> Frame:
+        """Make a decoded intra frame the next one's reference; all that was learned begins anew."""
+        rebuilt = [torch.from_numpy(plane).to(self.device) for plane in (coded[0], np.stack(coded[1:]))]
+        planes: Planes = (rebuilt[0].float()[None], rebuilt[1].float()[None])
+        self.renew_reference(self.flat_prediction(), planes, torch.ones(1, dtype=torch.int64, device=self.device))
+        self.feature = self.adaptive = self.mixing = None
+        return self.cropped(rebuilt)
+
+
+def _transformed(luma: Tensor, chroma: Tensor) -> Tensor:
+    """Whole samples, (1, H, W) and (1, 2, H/2, W/2), → (96, h, w) int32 in order of importance."""
+    return to_order(forward_transform(luma[0].int(), chroma[0].int(), FRACTION_BITS))
