@@ -1,4 +1,4 @@
-"""Fits the post filter, `codec/innvc/post_filter.npz`, anew to a model and a store.
+"""Fits the post filter, `codec/inter/post_filter.npz`, anew to a model and a store.
 
     python -m trainers.post_filter_fit --model FOLDER --store STORE --out FILE
 
@@ -20,7 +20,7 @@ from codec.atomic_files import write_atomically
 from codec.frames import VideoFormat
 from codec.innvc.encoder import encode_frames
 from codec.innvc.filter_sums import Sums, Watched
-from codec.innvc.post_filter import LARGEST
+from codec.inter.post_filter import LARGEST
 from codec.streams import EncodeOptions
 from trainers.coded_clips import Progress, clips_of, load_innvc, run_tool
 

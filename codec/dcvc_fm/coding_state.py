@@ -14,6 +14,7 @@ from codec.dcvc_fm.scalers import QP_PARTS
 from codec.exact.operations import full_precision
 from codec.frames import Frame, VideoFormat
 from codec.inter.context import from_order, to_order
+from codec.inter.post_filter import Flags, FlagSource
 from codec.inter.prediction import Planes, Prediction
 from codec.inter.quantization import FRACTION_BITS, intra_steps
 from codec.inter.state import InterState
@@ -59,8 +60,11 @@ class CodingState(InterState):
         return Expectation(self.codec.network, look, self.feature, quality.place, qp)
 
     @full_precision()
-    def finish_inter(self, expectation: Expectation, prediction: Prediction, source: SymbolSource) -> Frame:
-        """Code an inter frame's symbols, rebuild the frame and make it the next one's reference."""
+    def finish_inter(
+        self, expectation: Expectation, prediction: Prediction, source: SymbolSource, flags: FlagSource
+    ) -> Frame:
+        """Code an inter frame's symbols, rebuild the frame and make it the next one's reference. It is shown
+        filtered."""
         coefficients, self.feature = expectation.code(source)
         source.finish()
         residual = inverse_transform(from_order(coefficients), FRACTION_BITS)
@@ -68,18 +72,21 @@ class CodingState(InterState):
         step = torch.tensor([max(int(expectation.look.steps[0]) >> FRACTION_BITS, 1)], device=self.device)
         self.renew_reference(prediction, (rebuilt[0].float()[None], rebuilt[1].float()[None]), step)
         self.end_symbols()
-        return self.cropped(rebuilt)
+        return self.cropped(self.filtered(flags, expectation.qp_number, prediction, rebuilt))
 
     def intra_settings(self, qp: int) -> IntraSettings:
         return IntraSettings(qp, intra_steps())
 
-    def finish_intra(self, coded: IntraPlanes) -> Frame:
-        """Make a decoded intra frame the next one's reference; all that was learned begins anew."""
+    def finish_intra(self, coded: IntraPlanes, qp: int, flags: FlagSource) -> Frame:
+        """Make a decoded intra frame the next one's reference; what was learned begins anew. It is shown
+        filtered."""
         rebuilt = [torch.from_numpy(plane).to(self.device) for plane in (coded[0], np.stack(coded[1:]))]
         planes: Planes = (rebuilt[0].float()[None], rebuilt[1].float()[None])
-        self.renew_reference(self.flat_prediction(), planes, torch.ones(1, dtype=torch.int64, device=self.device))
+        prediction = self.flat_prediction()
+        self.renew_reference(prediction, planes, torch.ones(1, dtype=torch.int64, device=self.device))
         self.feature = self.adaptive = self.mixing = None
-        return self.cropped(rebuilt)
+        self.flags = Flags()
+        return self.cropped(self.filtered(flags, qp, prediction, rebuilt))
 
 
 def _transformed(luma: Tensor, chroma: Tensor) -> Tensor:

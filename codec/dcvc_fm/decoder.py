@@ -14,6 +14,7 @@ from codec.entropy_coding import SymbolDecoder
 from codec.errors import StreamError
 from codec.frames import Frame
 from codec.inter.frame_motion import receive_motion
+from codec.inter.post_filter import FilterDecoding
 from codec.inter.symbol_sources import Decoding
 from codec.intra.coding import decode_intra
 from codec.streams import QP_COUNT
@@ -36,7 +37,8 @@ def decode_frames(codec: DCVCFM, packets: Iterable[Packet], header: StreamHeader
 def _intra(state: CodingState, coder: SymbolDecoder, qp: int) -> Frame:
     if qp == QP_COUNT - 1:
         raise StreamError("damaged stream: an intra frame's QP is out of range")
-    return state.finish_intra(decode_intra(coder, state.height, state.width, state.intra_settings(qp)))
+    coded = decode_intra(coder, state.height, state.width, state.intra_settings(qp))
+    return state.finish_intra(coded, qp, FilterDecoding(coder))
 
 
 def _inter(state: CodingState, coder: SymbolDecoder, qp: int) -> Frame:
@@ -44,7 +46,8 @@ def _inter(state: CodingState, coder: SymbolDecoder, qp: int) -> Frame:
     motion = receive_motion(state, coder)
     prediction = state.moved(motion)
     expectation = state.expect(quality, prediction, motion.vectors(state.distances))
-    return state.finish_inter(expectation, prediction, Decoding(coder, *state.learning(state.codec.tables)))
+    source = Decoding(coder, *state.learning(state.codec.tables))
+    return state.finish_inter(expectation, prediction, source, FilterDecoding(coder))
 
 
 def receive_quality(coder: SymbolDecoder, qp: int) -> FrameQuality:

@@ -20,6 +20,7 @@ from codec.frames import Frame, VideoFormat
 from codec.inter.context import to_order
 from codec.inter.frame_motion import FrameSearch, send_motion
 from codec.inter.intra_boost import intra_boost
+from codec.inter.post_filter import FilterEncoding, as_samples
 from codec.inter.prediction import Planes, Prediction
 from codec.inter.quantization import FRACTION_BITS
 from codec.inter.symbol_sources import Encoding
@@ -65,7 +66,7 @@ def code_intra(state: CodingState, frame: Frame, qp: int) -> CodedFrame:
     intervals, coded = encode_intra((whole[0], *np.ascontiguousarray(whole[1])), state.intra_settings(qp))
     coder = SymbolEncoder()
     coder.encode_intervals(intervals)
-    rebuilt = state.finish_intra(coded)
+    rebuilt = state.finish_intra(coded, qp, FilterEncoding(coder, as_samples((planes[0][0], planes[1][0]))))
     return CodedFrame(INTRA, qp, coder.finish(), coder.estimated_bits, rebuilt, 0)
 
 
@@ -80,7 +81,8 @@ def code_inter(state: CodingState, search: FrameSearch, frame: Frame, quality: F
     expectation = state.expect(quality, prediction, motion.vectors(state.distances))
     target = _latent(codec, expectation, planes, prediction, quality.qp16)
     source = Encoding(coder, *state.learning(codec.tables), target, expectation.look.steps.expand(target.shape))
-    rebuilt = state.finish_inter(expectation, prediction, source)
+    flags = FilterEncoding(coder, as_samples((planes[0][0], planes[1][0])))
+    rebuilt = state.finish_inter(expectation, prediction, source, flags)
     return CodedFrame(INTER, quality.qp16 // QP_PARTS, coder.finish(), coder.estimated_bits, rebuilt, 0)
 
 

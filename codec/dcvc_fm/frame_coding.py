@@ -44,7 +44,7 @@ class Expectation:
     """The networks before a frame's first symbol, and their way through its symbols."""
 
     def __init__(self, network: FrameNetwork, look: Look, feature: Tensor, place: int, qp: int) -> None:
-        self.network, self.look = network, look
+        self.network, self.look, self.qp_number = network, look, qp
         device = feature.device
         self.place, self.qp = (torch.tensor([value], device=device) for value in (place, qp))
         told = log_steps(look.guesses[:TOLD_GUESSES], look.steps).flatten(0, 1)[None]

@@ -1,15 +1,14 @@
 """DCVC-FM as training sees it: the codec's own loop for a batch of clips, in steps of a real quantizer.
 
-As when coding: quantizer and order of halves, the exact networks with their rounding, the true motion search, the intra
-coder itself, frames that were coded as references. Only the transform runs in floats, and nothing adapts from frame to
-frame. The temporal feature carries gradients from frame to frame (a cascaded loss); pictures do not.
+As when coding: quantizer and order of halves, the exact networks with their rounding, the true motion search, frames
+that were coded as references. But the transform runs in floats, intra frames are merely quantized, and nothing adapts
+from frame to frame. The temporal feature carries gradients from frame to frame (a cascaded loss); pictures do not.
 """
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -22,11 +21,10 @@ from codec.exact.blocks import checkerboard
 from codec.exact.layers import quantized_once
 from codec.inter.context import STEP_UNITS, from_order, log_magnitude, log_real, signed_real, to_order
 from codec.inter.frame_motion import goes
-from codec.inter.layout import ORDER
+from codec.inter.layout import LUMA_CHANNELS, ORDER
 from codec.inter.prediction import Planes, Prediction, Reference, predict, renew
-from codec.inter.quantization import intra_steps, quantize_float
+from codec.inter.quantization import FRACTION_BITS, intra_steps, quantize_float
 from codec.inter.scale_index import INDEX_UNITS, TOLD_GUESSES, whole_index
-from codec.intra.coding import IntraSettings, encode_intra
 from codec.lifting import float_inverse, float_transform
 from codec.motion_coding import estimate_motion_bits
 from codec.motion_search import search_motion
@@ -35,6 +33,7 @@ if TYPE_CHECKING:
     from codec.dcvc_fm.model import DCVCFM
 
 REACH = 16  # luma samples of the coarse motion search: crops are small
+_INTRA_ROUNDING = 0.4  # of magnitudes in steps
 _REFRESHED = 0.25  # of training's clips have a refresh somewhere after their first inter frame
 # Squared error weights behind PSNR-YUV 6:1:1 a luma pixel: 6/8 of luma, 1/8 of each chroma plane of a quarter's size.
 _SSE_WEIGHT = [0.75 if c < 64 else 0.5 for c in ORDER]
@@ -94,28 +93,22 @@ def _squared_error(planes: Planes, made: Planes) -> Tensor:
 
 @torch.no_grad()
 def _intra_frames(luma: Tensor, chroma: Tensor, qp: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """First frames as the intra coder makes them: luma (B, H, W), chroma (B, 2, H/2, W/2) → the same, bits (B,)."""
-    made, bits = [], []
-    for y, uv, each in zip(luma, chroma, qp.tolist(), strict=True):
-        whole = [p.int().cpu().numpy() for p in (y, uv[0], uv[1])]
-        try:
-            intervals, planes = encode_intra((whole[0], whole[1], whole[2]), IntraSettings(each, intra_steps()))
-        except ImportError:  # numba is not everywhere that training is
-            made.append(_plainly_quantized(y, uv, each))
-            bits.append(0.0)
-            continue
-        made.append((torch.from_numpy(planes[0]).float(), torch.from_numpy(np.stack(planes[1:])).float()))
-        bits.append(float((16 - np.log2(intervals >> 16)).sum()))
-    first, rest = (torch.stack(planes).to(luma.device) for planes in zip(*made, strict=True))
-    return first, rest, torch.tensor(bits, device=luma.device)
+    """First frames, quantized as coarsely as the intra coder would: luma (B, H, W), chroma (B, 2, H/2, W/2) → the same,
+    and about their bits, (B,).
 
-
-def _plainly_quantized(luma: Tensor, chroma: Tensor, qp: int) -> Planes:
-    step = torch.tensor([int(intra_steps()[qp, c >= 64]) / 16 for c in range(CHANNELS)], device=luma.device)
-    units = float_transform(luma[None] - 128, chroma[None] - 128) / step.view(1, -1, 1, 1)
-    kept = units.sign() * torch.floor(units.abs() + 0.35)
-    y, uv = float_inverse(kept * step.view(1, -1, 1, 1))
-    return (torch.round(y + 128).clamp(0, 255)[0], torch.round(uv + 128).clamp(0, 255)[0])
+    The intra coder itself would take longer than all else in a step; what it adds, prediction, changes rates far more
+    than pictures.
+    """
+    table = torch.from_numpy(intra_steps()).float().to(luma.device) / (1 << FRACTION_BITS)
+    plane = torch.tensor([int(c >= LUMA_CHANNELS) for c in range(CHANNELS)], device=luma.device)
+    step = table[qp][:, plane][:, :, None, None]
+    units = float_transform(luma - 128, chroma - 128) / step
+    kept = units.sign() * torch.floor(units.abs() + _INTRA_ROUNDING)
+    y, uv = float_inverse(kept * step)
+    # A two-sided geometric distribution for each channel.
+    mean = kept.abs().mean((2, 3)).clamp_min(1e-6)
+    bits = torch.log2(1 + mean) + mean * torch.log2(1 + 1 / mean) + mean / (1 + mean)
+    return torch.round(y + 128).clamp(0, 255), torch.round(uv + 128).clamp(0, 255), bits.sum(1) * kept[0, 0].numel()
 
 
 class _FramePass:

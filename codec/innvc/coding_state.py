@@ -15,9 +15,9 @@ from codec.innvc.activity import block_qps
 from codec.innvc.field import Field
 from codec.innvc.filter_changes import FilterChanges, changed_filter
 from codec.innvc.frame_coding import FrameContext, code_coefficients
-from codec.innvc.post_filter import Flags, FlagSource, picture_of, shipped_filter
 from codec.inter.context import from_order, to_order
 from codec.inter.layout import GROUP_SIZES
+from codec.inter.post_filter import Flags, FlagSource
 from codec.inter.prediction import Planes, Prediction
 from codec.inter.quantization import FRACTION_BITS, intra_steps, sample_step, whole_steps
 from codec.inter.state import InterState
@@ -40,7 +40,6 @@ class CodingState(InterState):
         self.recurrent: Tensor | None = None
         self.trim = self.no_trim()
         self.samples = SampleModel()  # of frames without loss
-        self.post_filter, self.flags = shipped_filter(), Flags()
         self.field: Field = self.empty_field()
         self.place = 0  # of the coming frame in its segment
 
@@ -48,7 +47,6 @@ class CodingState(InterState):
         """A state to try something out on."""
         made = super().fork()
         made.samples = self.samples.copy()
-        made.flags = self.flags.copy()
         return made
 
     def adapt(self, changes: FilterChanges | None) -> None:
@@ -125,11 +123,6 @@ class CodingState(InterState):
         self.adaptive = self.mixing = None  # both begin anew
         self.flags = Flags()
         return self._keep(context, prediction, rebuilt, flags)
-
-    def filtered(self, flags: FlagSource, qp: int, prediction: Prediction, rebuilt: list[Tensor]) -> list[Tensor]:
-        """A rebuilt frame as it is shown."""
-        made = flags.exchange(self.post_filter, picture_of(qp, prediction, rebuilt), self.flags)
-        return [torch.from_numpy(plane).to(self.device).int() for plane in made]
 
     def begin_lossless(self, intra: bool) -> None:
         if self.starts_segment(intra):

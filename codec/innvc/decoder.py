@@ -14,8 +14,8 @@ from codec.innvc.coding_state import CodingState
 from codec.innvc.field import LARGEST_VALUE
 from codec.innvc.filter_changes import receive_filter_changes
 from codec.innvc.lossless import decode_lossless
-from codec.innvc.post_filter import FilterDecoding
 from codec.inter.frame_motion import receive_motion
+from codec.inter.post_filter import FilterDecoding
 from codec.inter.quantization import LOSSLESS_QP
 from codec.inter.symbol_sources import Decoding
 from codec.intra.coding import decode_intra

@@ -22,12 +22,12 @@ from codec.innvc.coding_state import CodingState
 from codec.innvc.field import LARGEST_VALUE, Field, SliceMeans
 from codec.innvc.filter_changes import send_filter_changes
 from codec.innvc.lossless import encode_lossless
-from codec.innvc.post_filter import FilterEncoding, as_samples
 from codec.innvc.training_pass import field_magnitudes
 from codec.innvc.tuning import ONE_PASS, Tuning
 from codec.inter.context import to_order
 from codec.inter.frame_motion import FrameSearch, send_motion
 from codec.inter.intra_boost import intra_boost
+from codec.inter.post_filter import FilterEncoding, as_samples
 from codec.inter.prediction import Planes, Prediction
 from codec.inter.quantization import (
     FRACTION_BITS,

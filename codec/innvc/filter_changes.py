@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from codec.entropy_coding import SymbolDecoder, SymbolEncoder
-from codec.innvc.post_filter import GUESSES, SHAPES, PostFilter, filter_weights, shipped_filter
+from codec.inter.post_filter import GUESSES, SHAPES, PostFilter, filter_weights, shipped_filter
 
 UNIT = 8  # of a change, in 1024ths
 LARGEST = 255  # change
@@ -60,7 +60,7 @@ def changes_shape(kind: int) -> tuple[int, int]:
 
 def send_filter_changes(coder: SymbolEncoder, changes: FilterChanges | None) -> None:
     """Code the changes, or that there are none."""
-    from codec.innvc.post_filter_kernels import code_changes
+    from codec.inter.post_filter_kernels import code_changes
 
     coder.encode_uniform(0 if changes is None else 1, 2)
     if changes is None:
@@ -83,7 +83,7 @@ def receive_filter_changes(coder: SymbolDecoder) -> FilterChanges | None:
 
 
 def _receive(coder: SymbolDecoder, kind: int, values: Values) -> None:
-    from codec.innvc.post_filter_kernels import code_changes
+    from codec.inter.post_filter_kernels import code_changes
 
     given = values, _bounds(kind), LARGEST, *_chances(), np.zeros(0, np.uint32)
     coder.run(lambda words, state: code_changes(True, *given, words, state))

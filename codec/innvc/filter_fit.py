@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from codec.entropy_coding import SymbolEncoder
 from codec.innvc.filter_changes import LARGEST, UNIT, FilterChanges, Values, changes_shape, parts, send_filter_changes
 from codec.innvc.filter_sums import Sums
-from codec.innvc.post_filter import PRICE, SHARES, filter_weights, weight_name
+from codec.inter.post_filter import PRICE, SHARES, filter_weights, weight_name
 from codec.inter.quantization import step_size
 
 # What a change is reckoned to take: bits of a zero, of any other, and of each unit.

@@ -11,7 +11,7 @@ from torch import Tensor
 from codec.frames import Frame, VideoFormat
 from codec.innvc.coding_state import CodingState
 from codec.innvc.frame_coding import FrameContext
-from codec.innvc.post_filter import (
+from codec.inter.post_filter import (
     BAND,
     SHAPES,
     FilterEncoding,
@@ -54,7 +54,7 @@ class Sums:
             self._add_plane(picture, 1, picture.planes[1][k], picture.guesses[1][k], source[1][k])
 
     def _add_plane(self, picture: Picture, kind: int, plane: Samples, guesses: Samples, source: Samples) -> None:
-        from codec.innvc.post_filter_kernels import measure_taps
+        from codec.inter.post_filter_kernels import measure_taps
 
         shape, name, band = SHAPES[kind], weight_name(kind, picture.intra), picture.qp // BAND
         step = plane_step(kind, picture.qp)

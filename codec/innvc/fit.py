@@ -20,8 +20,8 @@ from codec.frames import Frame, VideoFormat
 from codec.innvc.encoder import encode_frames
 from codec.innvc.filter_fit import fit_changes
 from codec.innvc.filter_sums import Sums, Watched
-from codec.innvc.post_filter import PRICE, SHARES
 from codec.innvc.tuning import ONE_PASS, Tuning
+from codec.inter.post_filter import PRICE, SHARES
 from codec.inter.quantization import LOSSLESS_QP, step_size
 from codec.streams import EncodeOptions
 

@@ -15,6 +15,7 @@ from torch import Tensor
 from codec.adaptive_tables import AdaptiveTables
 from codec.distributions import ScaleTables
 from codec.frames import Frame, VideoFormat
+from codec.inter.post_filter import Flags, FlagSource, picture_of, shipped_filter
 from codec.inter.prediction import Planes, Prediction, Reference, predict, renew
 from codec.inter.symbol_mixing import SymbolMixing, start_mixer
 from codec.inter.symbol_sources import FrameTables
@@ -37,6 +38,7 @@ class InterState:
         self.first_mixer = start_mixer  # what learning begins with
         self.first_motion: Callable[[], MotionChances] = MotionChances  # what learning begins with
         self.motion = MotionChances()
+        self.post_filter, self.flags = shipped_filter(), Flags()
         self.after_intra = False
         self.gone = 0  # number of the reference that makes room for the coming frame
 
@@ -46,6 +48,7 @@ class InterState:
         made.adaptive = copy.deepcopy(self.adaptive)
         made.mixing = self.mixing.copy() if self.mixing else None
         made.motion = self.motion.copy()
+        made.flags = self.flags.copy()
         return made
 
     def flat_prediction(self) -> Prediction:
@@ -73,6 +76,11 @@ class InterState:
 
         chroma = [grow(p, self.height // 2, self.width // 2) for p in (frame.u, frame.v)]
         return grow(frame.y, self.height, self.width), torch.stack(chroma, dim=1)
+
+    def filtered(self, flags: FlagSource, qp: int, prediction: Prediction, rebuilt: list[Tensor]) -> list[Tensor]:
+        """A rebuilt frame as it is shown."""
+        made = flags.exchange(self.post_filter, picture_of(qp, prediction, rebuilt), self.flags)
+        return [torch.from_numpy(plane).to(self.device).int() for plane in made]
 
     def cropped(self, planes: list[Tensor]) -> Frame:
         """Whole samples, (H, W) and (2, H/2, W/2) of the coded size, as a frame of the video's."""

@@ -11,7 +11,7 @@ from codec.entropy_coding import SymbolDecoder, SymbolEncoder
 from codec.errors import BitreelError
 from codec.frames import VideoFormat
 from codec.innvc.coding_state import CodingState
-from codec.innvc.post_filter import (
+from codec.inter.post_filter import (
     BAND,
     BLOCK,
     GUESSES,

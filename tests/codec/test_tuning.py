@@ -24,8 +24,8 @@ from codec.innvc.filter_changes import (
 )
 from codec.innvc.filter_fit import fit_changes
 from codec.innvc.filter_sums import Sums, Watched
-from codec.innvc.post_filter import GUESSES, Picture
 from codec.innvc.tuning import ONE_PASS, Tuning
+from codec.inter.post_filter import GUESSES, Picture
 from tests.codec.test_innvc import make_codec, make_frames
 
 if TYPE_CHECKING:

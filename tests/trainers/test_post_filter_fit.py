@@ -9,7 +9,7 @@ import pytest
 
 from codec.api import create_codec, save_codec
 from codec.innvc.filter_sums import Sums
-from codec.innvc.post_filter import PostFilter, filter_weights
+from codec.inter.post_filter import PostFilter, filter_weights
 from tests.codec.test_post_filter import make_picture
 from tests.trainers.small_store import make_store
 from trainers.post_filter_fit import fit_filter, solve

@@ -1,6 +1,6 @@
 """The post filter's inner loops, compiled by numba: classes of cells, filtered samples, which blocks are filtered.
 
-`codec.innvc.post_filter` says what they are. The walk over the flags goes both ways.
+`codec.inter.post_filter` says what they are. The walk over the flags goes both ways.
 """
 
 from __future__ import annotations

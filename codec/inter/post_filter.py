@@ -82,7 +82,7 @@ class Shape:
 
     def classify(self, plane: Samples, guesses: Samples, step: int) -> NDArray[np.int64]:
         """The class of each cell: plane (H, W), guesses (G, H, W) → (H/cell, W/cell)."""
-        from codec.innvc.post_filter_kernels import classify
+        from codec.inter.post_filter_kernels import classify
 
         found = np.empty((plane.shape[0] // self.cell, plane.shape[1] // self.cell), np.int64)
         classify(plane, guesses, self.cell, step, self.levels, self.leans, self.changes, found)
@@ -173,7 +173,7 @@ class PostFilter:
     def _filter(
         self, picture: Picture, kind: int, plane: Samples, guesses: Samples, flags: Samples, out: Samples
     ) -> None:
-        from codec.innvc.post_filter_kernels import filter_plane
+        from codec.inter.post_filter_kernels import filter_plane
 
         if not flags.any():
             out[:] = plane
@@ -230,7 +230,7 @@ class FilterEncoding:
         self._coder, self.source = coder, source
 
     def exchange(self, post_filter: PostFilter, picture: Picture, flags: Flags) -> Planes:
-        from codec.innvc.post_filter_kernels import code_flags
+        from codec.inter.post_filter_kernels import code_flags
 
         chosen = np.ones((3, *picture.grid), np.uint8)
         made = post_filter.apply(picture, chosen)
@@ -267,7 +267,7 @@ class FilterDecoding:
         self._coder = coder
 
     def exchange(self, post_filter: PostFilter, picture: Picture, flags: Flags) -> Planes:
-        from codec.innvc.post_filter_kernels import code_flags
+        from codec.inter.post_filter_kernels import code_flags
 
         found = np.zeros((3, *picture.grid), np.uint8)
         none, gains = np.zeros(0, np.uint32), np.zeros((0, 0, 0))
