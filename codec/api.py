@@ -89,6 +89,8 @@ class Codec(nn.Module, ABC):
 
     family: ClassVar[str]
     config_class: ClassVar[type]
+    # Whether each frame may have a QP of its own, between whole ones too, and so follow a bitrate.
+    steers_quality: ClassVar[bool] = False
 
     def __init__(self, config: Any) -> None:
         super().__init__()

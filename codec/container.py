@@ -39,6 +39,7 @@ MAX_NAME = 24
 MAX_SEGMENT = 16
 MAX_PAYLOAD = (1 << 24) - 1
 MAX_FRAMES = (1 << 32) - 1
+PACKET_OVERHEAD = 8  # bytes of a packet beside its payload
 _FIXED = struct.Struct("<BHHIIBB16sI")
 
 

@@ -7,6 +7,7 @@ most 16 frames, which is also its delay), decoding one frame and no delay.
 from __future__ import annotations
 
 import io
+import math
 from array import array
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
@@ -40,11 +41,21 @@ QP_COUNT = 64  # QP 0 is the worst quality and the fewest bits, 63 the best
 
 @dataclass(frozen=True)
 class EncodeOptions:
-    """How to encode. qp 0..63; intra_period -1 means one intra frame; `field` False leaves the field out."""
+    """How to encode. qp 0..63; intra_period -1 means one intra frame; `field` False leaves the field out.
 
-    qp: int
+    For codecs with `steers_quality` only: QPs between whole ones; frame_qps, a QP for each frame in the place of `qp`,
+    the last of them for all that follow; bits_per_frame, what frames shall take on average, beginning from `qp`.
+    """
+
+    qp: float
     intra_period: int = -1
     field: bool = True
+    frame_qps: tuple[float, ...] = ()
+    bits_per_frame: float | None = None
+
+    def qp_of(self, frame: int) -> float:
+        """The QP of a frame, counted from 0, where it does not follow from bits."""
+        return self.frame_qps[min(frame, len(self.frame_qps) - 1)] if self.frame_qps else self.qp
 
 
 @dataclass(frozen=True)
@@ -104,8 +115,7 @@ def encode_stream(
     codec: Codec, frames: Iterable[Frame], fmt: VideoFormat, options: EncodeOptions
 ) -> Iterator[EncodedChunk]:
     """See `Codec.encode_stream`."""
-    if not 0 <= options.qp < QP_COUNT:
-        raise UsageError(f"QP {options.qp} is outside 0..{QP_COUNT - 1}")
+    _check_quality(codec, options)
     if options.intra_period == 0 or options.intra_period < -1:
         raise UsageError(f"intra period {options.intra_period}: give -1 (one intra frame) or a number of frames")
     source = iter(frames)
@@ -132,6 +142,23 @@ def encode_stream(
         report = FrameReport(number, kind, coded.qp, len(block), size, coded.estimated_bits, coded.field_bytes)
         yield EncodedChunk(block, report, coded.reconstruction)
     yield EncodedChunk(packet_bytes(END, 0, index.to_bytes(), checksum)[0])
+
+
+def _check_quality(codec: Codec, options: EncodeOptions) -> None:
+    for qp in (options.qp, *options.frame_qps):
+        if not 0 <= qp <= QP_COUNT - 1:
+            raise UsageError(f"QP {qp:g} is outside 0..{QP_COUNT - 1}")
+    if options.bits_per_frame is not None and not 0 < options.bits_per_frame < math.inf:
+        raise UsageError(f"{options.bits_per_frame:g} bits a frame: must be above 0")
+    if options.frame_qps and options.bits_per_frame is not None:
+        raise UsageError("give either a QP for each frame or bits a frame, not both")
+    if not codec.steers_quality:
+        if options.qp != int(options.qp):
+            raise UsageError(f"QP {options.qp:g}: codec '{codec.family}' takes whole QPs only")
+        if options.frame_qps or options.bits_per_frame is not None:
+            raise UsageError(
+                f"codec '{codec.family}' codes all frames at one QP: it takes no bitrate and no QPs by frame"
+            )
 
 
 def _packet(coded: CodedFrame, number: int, checksum: int) -> tuple[bytes, int]:

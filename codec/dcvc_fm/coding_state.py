@@ -16,7 +16,7 @@ from codec.frames import Frame, VideoFormat
 from codec.inter.context import from_order, to_order
 from codec.inter.post_filter import Flags, FlagSource
 from codec.inter.prediction import Planes, Prediction
-from codec.inter.quantization import FRACTION_BITS, intra_steps
+from codec.inter.quantization import FRACTION_BITS, LOSSLESS_QP, intra_steps
 from codec.inter.state import InterState
 from codec.inter.symbol_sources import SymbolSource
 from codec.intra.coding import IntraSettings
@@ -72,7 +72,8 @@ class CodingState(InterState):
         step = torch.tensor([max(int(expectation.look.steps[0]) >> FRACTION_BITS, 1)], device=self.device)
         self.renew_reference(prediction, (rebuilt[0].float()[None], rebuilt[1].float()[None]), step)
         self.end_symbols()
-        return self.cropped(self.filtered(flags, expectation.qp_number, prediction, rebuilt))
+        filter_qp = min(expectation.qp_number, LOSSLESS_QP - 1)  # the last that it has weights for
+        return self.cropped(self.filtered(flags, filter_qp, prediction, rebuilt))
 
     def intra_settings(self, qp: int) -> IntraSettings:
         return IntraSettings(qp, intra_steps())

@@ -34,7 +34,7 @@ class DCVCFMConfig:
     # Every so many frames the temporal feature is dropped and made anew from the decoded frame; 0 for never.
     refresh_period: int = 32
     # QPs that frames of each place in the hierarchy (0, 1, 2) are finer by.
-    hierarchy_boosts: tuple[int, ...] = (0, 2, 1)
+    hierarchy_boosts: tuple[int, ...] = (0, 3, 2)
     # The intra frame is coded at a QP up to this much higher, since all frames after it are predicted from it.
     intra_boost: int = 14
     # Bits that a squared quantization step of error is worth when the quantizer decides between symbols.
@@ -67,8 +67,8 @@ def place_in_hierarchy(number: int) -> int:
 
 
 def refreshes(number: int, period: int) -> bool:
-    """Whether the temporal feature is made anew before inter frame `number`, 1 and up since its intra frame.
+    """Whether the temporal feature is dropped before inter frame `number`, 1 and up since its intra frame.
 
-    There is none before the first, so it always is there.
+    Before the first there is none to drop.
     """
-    return number == 1 or (period > 0 and number % period == 1)
+    return period > 0 and number > 1 and number % period == 1 % period

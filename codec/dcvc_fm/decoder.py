@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from codec.container import INTRA, Packet, StreamHeader
+from codec.container import INTRA, REFRESH, Packet, StreamHeader
 from codec.dcvc_fm.coding_state import CodingState, FrameQuality
 from codec.dcvc_fm.scalers import QP_PARTS
 from codec.entropy_coding import SymbolDecoder
@@ -29,7 +29,10 @@ def decode_frames(codec: DCVCFM, packets: Iterable[Packet], header: StreamHeader
     state = CodingState(codec, header.format)
     for packet in packets:
         coder = SymbolDecoder(packet.payload)
-        frame = _intra(state, coder, packet.qp) if packet.kind == INTRA else _inter(state, coder, packet.qp)
+        if packet.kind == INTRA:
+            frame = _intra(state, coder, packet.qp)
+        else:
+            frame = _inter(state, coder, packet.qp, packet.kind == REFRESH)
         coder.finish()
         yield frame
 
@@ -41,8 +44,8 @@ def _intra(state: CodingState, coder: SymbolDecoder, qp: int) -> Frame:
     return state.finish_intra(coded, qp, FilterDecoding(coder))
 
 
-def _inter(state: CodingState, coder: SymbolDecoder, qp: int) -> Frame:
-    quality = receive_quality(coder, qp)
+def _inter(state: CodingState, coder: SymbolDecoder, qp: int, refreshed: bool) -> Frame:
+    quality = receive_quality(coder, qp, refreshed)
     motion = receive_motion(state, coder)
     prediction = state.moved(motion)
     expectation = state.expect(quality, prediction, motion.vectors(state.distances))
@@ -50,11 +53,10 @@ def _inter(state: CodingState, coder: SymbolDecoder, qp: int) -> Frame:
     return state.finish_inter(expectation, prediction, source, FilterDecoding(coder))
 
 
-def receive_quality(coder: SymbolDecoder, qp: int) -> FrameQuality:
+def receive_quality(coder: SymbolDecoder, qp: int, refreshed: bool) -> FrameQuality:
     """See `encoder.send_quality`. Raises StreamError on impossible values."""
     part = coder.decode_uniform(QP_PARTS) if coder.decode_uniform(2) else 0
     qp16 = qp * QP_PARTS + part
     if qp16 > (QP_COUNT - 1) * QP_PARTS:
         raise StreamError("damaged stream: a frame's QP is out of range")
-    place = coder.decode_uniform(3)
-    return FrameQuality(qp16, place, coder.decode_uniform(2) == 1)
+    return FrameQuality(qp16, coder.decode_uniform(3), refreshed)

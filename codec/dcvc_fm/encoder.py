@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from codec.container import INTER, INTRA
+from codec.container import INTER, INTRA, PACKET_OVERHEAD, REFRESH
+from codec.count_tables import COUNT_BITS
 from codec.dcvc_fm.coding_state import CodingState, FrameQuality
 from codec.dcvc_fm.config import place_in_hierarchy, refreshes
 from codec.dcvc_fm.frame_coding import Expectation
+from codec.dcvc_fm.rate_control import RateControl
 from codec.dcvc_fm.scalers import QP_PARTS
 from codec.entropy_coding import SymbolEncoder
 from codec.exact.operations import full_precision
@@ -24,6 +27,7 @@ from codec.inter.post_filter import FilterEncoding, as_samples
 from codec.inter.prediction import Planes, Prediction
 from codec.inter.quantization import FRACTION_BITS
 from codec.inter.symbol_sources import Encoding
+from codec.intra.coding import Planes as IntraPlanes
 from codec.intra.coding import encode_intra
 from codec.lifting import forward_transform
 from codec.streams import QP_COUNT, CodedFrame, EncodeOptions
@@ -40,16 +44,33 @@ def encode_frames(
 ) -> Iterator[CodedFrame]:
     """See `Codec.encode_frames`."""
     state, search, number = CodingState(codec, fmt), FrameSearch(), 0
-    for frame in frames:
-        if number == 0 or (options.intra_period > 0 and number == options.intra_period):
-            number = 0
-            chain = options.intra_period if options.intra_period > 0 else None
-            qp = min(options.qp + intra_boost(codec.config.intra_boost, chain), _FINEST_INTRA)
-            coded = code_intra(state, frame, qp)
+    control = RateControl(options.bits_per_frame, options.qp) if options.bits_per_frame is not None else None
+    chain = options.intra_period if options.intra_period > 0 else None
+    boost = intra_boost(codec.config.intra_boost, chain)
+    for index, frame in enumerate(frames):
+        begins = index % chain == 0 if chain else index == 0
+        number = 0 if begins else number + 1
+        qp = control.next_qp(number == 0) if control else options.qp_of(index)
+        if number:
+            coded = code_inter(state, search, frame, inter_quality(codec, number, round(qp * QP_PARTS)))
         else:
-            coded = code_inter(state, search, frame, inter_quality(codec, number, options.qp * QP_PARTS))
-        number += 1
+            whole = [plane[0].int().cpu().numpy() for plane in state.padded(frame)]
+            planes = whole[0], *np.ascontiguousarray(whole[1])
+            if control and not index:
+                qp = control.first_qp(partial(_intra_bits, state, planes, boost))
+            coded = code_intra(state, frame, planes, _intra_qp(qp, boost))
+        if control:
+            control.spent(number == 0, qp, 8 * (len(coded.payload) + PACKET_OVERHEAD))
         yield coded
+
+
+def _intra_qp(qp: float, boost: int) -> int:
+    return min(round(qp) + boost, _FINEST_INTRA)
+
+
+def _intra_bits(state: CodingState, planes: IntraPlanes, boost: int, qp: float) -> float:
+    intervals, _ = encode_intra(planes, state.intra_settings(_intra_qp(qp, boost)))
+    return float((COUNT_BITS - np.log2(intervals >> COUNT_BITS)).sum())
 
 
 def inter_quality(codec: DCVCFM, number: int, qp16: int) -> FrameQuality:
@@ -60,14 +81,17 @@ def inter_quality(codec: DCVCFM, number: int, qp16: int) -> FrameQuality:
     return FrameQuality(min(max(finer, 0), highest), place, refreshes(number, codec.config.refresh_period))
 
 
-def code_intra(state: CodingState, frame: Frame, qp: int) -> CodedFrame:
-    planes = state.padded(frame)
-    whole = [plane[0].int().cpu().numpy() for plane in planes]
-    intervals, coded = encode_intra((whole[0], *np.ascontiguousarray(whole[1])), state.intra_settings(qp))
+def code_intra(state: CodingState, frame: Frame, planes: IntraPlanes, qp: int) -> CodedFrame:
+    """planes: the frame's, padded."""
+    intervals, coded = encode_intra(planes, state.intra_settings(qp))
     coder = SymbolEncoder()
     coder.encode_intervals(intervals)
-    rebuilt = state.finish_intra(coded, qp, FilterEncoding(coder, as_samples((planes[0][0], planes[1][0]))))
-    return CodedFrame(INTRA, qp, coder.finish(), coder.estimated_bits, rebuilt, 0)
+    rebuilt = state.finish_intra(coded, qp, _flags(coder, state.padded(frame)))
+    return CodedFrame(INTRA, qp, coder.finish(), coder.estimated_bits, rebuilt)
+
+
+def _flags(coder: SymbolEncoder, planes: Planes) -> FilterEncoding:
+    return FilterEncoding(coder, as_samples((planes[0][0], planes[1][0])))
 
 
 def code_inter(state: CodingState, search: FrameSearch, frame: Frame, quality: FrameQuality) -> CodedFrame:
@@ -81,19 +105,18 @@ def code_inter(state: CodingState, search: FrameSearch, frame: Frame, quality: F
     expectation = state.expect(quality, prediction, motion.vectors(state.distances))
     target = _latent(codec, expectation, planes, prediction, quality.qp16)
     source = Encoding(coder, *state.learning(codec.tables), target, expectation.look.steps.expand(target.shape))
-    flags = FilterEncoding(coder, as_samples((planes[0][0], planes[1][0])))
-    rebuilt = state.finish_inter(expectation, prediction, source, flags)
-    return CodedFrame(INTER, quality.qp16 // QP_PARTS, coder.finish(), coder.estimated_bits, rebuilt, 0)
+    rebuilt = state.finish_inter(expectation, prediction, source, _flags(coder, planes))
+    kind = REFRESH if quality.refreshes else INTER
+    return CodedFrame(kind, quality.qp16 // QP_PARTS, coder.finish(), coder.estimated_bits, rebuilt)
 
 
 def send_quality(coder: SymbolEncoder, quality: FrameQuality) -> None:
-    """What the packet's head does not say: parts of a QP, place, refresh."""
+    """What the packet's head does not say: parts of a QP, and the place in the hierarchy."""
     part = quality.qp16 % QP_PARTS
     coder.encode_uniform(int(part > 0), 2)
     if part:
         coder.encode_uniform(part, QP_PARTS)
     coder.encode_uniform(quality.place, 3)
-    coder.encode_uniform(int(quality.refreshes), 2)
 
 
 @full_precision()

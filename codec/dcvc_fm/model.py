@@ -28,6 +28,7 @@ class DCVCFM(Codec):
     family: ClassVar[str] = "dcvc-fm"
     config_class: ClassVar[type] = DCVCFMConfig
     config: DCVCFMConfig
+    steers_quality: ClassVar[bool] = True
     # Frames from one that stays a reference to the next, and the first: the finer ones of the hierarchy stay.
     STAYING: ClassVar[tuple[int, int]] = (2, 1)
 

@@ -55,6 +55,7 @@ def encode_frames(
     """See `Codec.encode_frames`. state: one to begin with, in the place of a new one."""
     state, search = state or CodingState(codec, fmt), FrameSearch()
     most = codec.config.intra_boost if tuning.intra_boost is None else tuning.intra_boost
+    stream_qp = int(options.qp)
     ahead: _Plan | None = None  # of the frame after an intra frame, where the field was chosen by it
     for segment, intra_start in _segments(frames, codec.config.segment_frames, options.intra_period):
         for number, frame in enumerate(segment):
@@ -63,7 +64,7 @@ def encode_frames(
             boost = intra_boost(most, _depending(options.intra_period, len(segment), codec))
             if not intra:
                 boost = tuning.boosts[state.distances[-1] % len(tuning.boosts)]
-            qp = int(frame_qp(torch.tensor(options.qp), boost))
+            qp = int(frame_qp(torch.tensor(stream_qp), boost))
             kind = INTRA if intra else INTER
             if qp == LOSSLESS_QP:
                 coder = SymbolEncoder()
@@ -82,7 +83,7 @@ def encode_frames(
                 proposed = _propose_field(state, segment, qp, intra) if options.field else []
                 if intra:
                     following = state.padded(segment[1]) if len(segment) > 1 else None
-                    start = _intra_start(state, search, planes, qp, proposed, following, options.qp, tuning)
+                    start = _intra_start(state, search, planes, qp, proposed, following, stream_qp, tuning)
                 else:
                     assert plan is not None
                     start = _inter_start(state, plan, proposed)

@@ -57,7 +57,7 @@ def fit(
     if on_step is not None:
         on_step(settings.steps - 1, cost)
     intra_frames = -(-len(frames) // options.intra_period) if options.intra_period > 0 else 1
-    fitted.tuning = replace(tuning, changes=fit_changes(sums, options.qp, intra_frames))
+    fitted.tuning = replace(tuning, changes=fit_changes(sums, int(options.qp), intra_frames))
     return fitted
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,6 +18,10 @@ from infra.standard_streams import is_pipe, messages, shown_name, standard_input
 if TYPE_CHECKING:
     from pipeline.decoders import VideoSource
     from pipeline.y4m import Y4MSource
+
+
+_FIRST_QP = 30.0  # where a bitrate begins from
+_FAR_OFF = 0.05  # of a bitrate: worth telling
 
 
 def register(app: typer.Typer) -> None:
@@ -35,7 +40,13 @@ def encode_command(
     ],
     out: Annotated[Path, typer.Argument(metavar="OUT.brl", help="A file, or - (stdout).")],
     model: Annotated[str, typer.Option(help="A built-in model, name@7, name@champion, or a checkpoint folder.")],
-    qp: Annotated[int, typer.Option(help="Quality: 0 (fewest bits) to 63 (best).")],
+    qp: Annotated[
+        float | None,
+        typer.Option(help="Quality: 0 (fewest bits) to 63 (best), or between where the codec can."),
+    ] = None,
+    bitrate: Annotated[
+        str | None, typer.Option(metavar="BITS", help="Bits a second in the place of --qp, as 250k or 1.5M.")
+    ] = None,
     frames: Annotated[int | None, typer.Option(min=1, help="At most this many frames.")] = None,
     intra_period: Annotated[int, typer.Option(help="-1: one intra frame; N: one every N frames.")] = -1,
     device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
@@ -48,8 +59,11 @@ def encode_command(
     from codec.streams import write_chunks
     from infra.registry import resolve_model
 
-    if not 0 <= qp < QP_COUNT:
-        raise UsageError(f"--qp {qp}: must lie in 0..{QP_COUNT - 1}")
+    if (qp is None) == (bitrate is None):
+        raise UsageError("give either --qp, the quality, or --bitrate, bits a second")
+    if qp is not None and not 0 <= qp <= QP_COUNT - 1:
+        raise UsageError(f"--qp {qp:g}: must lie in 0..{QP_COUNT - 1}")
+    wanted = parse_bitrate(bitrate)
     if intra_period != -1 and intra_period < 1:
         raise UsageError(f"--intra-period {intra_period}: must be -1 (one intra frame) or 1 and more")
     if out.suffix != ".brl" and not is_pipe(out):
@@ -58,10 +72,14 @@ def encode_command(
         raise UsageError(f"'{out}' is a folder; give the stream's file name")
     codec = load_codec(resolve_model(model), device)
     header_bytes = total_bytes = field_bytes = count = 0
-    options = EncodeOptions(qp=qp, intra_period=intra_period)
     with _open_sink(out) as sink, _open_source(video, parse_size(size), pix_fmt) as source, progress() as bar:
         fmt = source.format
         task = bar.add_task("encode", total=frames)
+        options = EncodeOptions(
+            qp=_FIRST_QP if qp is None else qp,
+            intra_period=intra_period,
+            bits_per_frame=None if wanted is None else wanted / float(fmt.fps),
+        )
         chunks = codec.encode_stream(itertools.islice(source, frames), fmt, options)
         for chunk in write_chunks(chunks, sink, count_in_header=not is_pipe(out)):
             sink.flush()
@@ -72,13 +90,36 @@ def encode_command(
                 bar.advance(task)
     bpp = 8 * total_bytes / (fmt.width * fmt.height * count)
     name = shown_name(out, output=True)
-    messages(out).print(f"{name}: {count} frames, {total_bytes} bytes, {bpp:.4f} bits per pixel", markup=False)
+    rate = 8 * total_bytes * float(fmt.fps) / count
+    messages(out).print(
+        f"{name}: {count} frames, {total_bytes} bytes, {bpp:.4f} bits per pixel, {rate / 1000:.1f} kbit/s", markup=False
+    )
+    if wanted is not None and abs(rate / wanted - 1) > _FAR_OFF:
+        messages(out).print(
+            f"that is {100 * (rate / wanted - 1):+.0f} % off the bitrate that was asked for: "
+            "a video as short as this, or as hard or easy to code, can't meet it",
+            markup=False,
+        )
     figures = {
-        "file": name, "frames": count, "bytes": total_bytes, "bpp": bpp, "qp": qp, "width": fmt.width,
+        "file": name, "frames": count, "bytes": total_bytes, "bpp": bpp, "bitrate": rate, "qp": qp, "width": fmt.width,
         "height": fmt.height, "header_bytes": header_bytes, "field_bytes": field_bytes,
         "model_hash": codec.model_hash().hex(),
     }  # fmt: skip
     write_json(json_path, figures)
+
+
+def parse_bitrate(text: str | None) -> float | None:
+    """ "250k" → 250000.0 bits a second. Raises UsageError."""
+    if text is None:
+        return None
+    number, factor = (text[:-1], {"k": 1e3, "m": 1e6}[text[-1].lower()]) if text[-1:] in tuple("kKmM") else (text, 1.0)
+    try:
+        found = float(number) * factor
+    except ValueError:
+        found = math.nan
+    if not 0 < found < math.inf:
+        raise UsageError(f"--bitrate '{text}': expected bits a second, as 250k or 1.5M")
+    return found
 
 
 @contextmanager
