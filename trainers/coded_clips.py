@@ -4,26 +4,54 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-from codec.api import load_codec
+from codec.api import Codec, load_codec
+from codec.dcvc_fm import coding_state as dcvc_fm_state
+from codec.dcvc_fm import encoder as dcvc_fm_encoder
 from codec.errors import BitreelError, UsageError
-from codec.frames import Frame
-from codec.innvc.model import InnVC
+from codec.frames import Frame, VideoFormat
+from codec.innvc import coding_state as innvc_state
+from codec.innvc import encoder as innvc_encoder
+from codec.inter.state import InterState
+from codec.streams import CodedFrame, EncodeOptions
 from pipeline.loader import ClipLoader
 
+_FAMILIES: dict[str, tuple[Callable[[Any, VideoFormat], InterState], Callable[..., Iterator[CodedFrame]]]] = {
+    "innvc": (innvc_state.CodingState, innvc_encoder.encode_frames),
+    "dcvc-fm": (dcvc_fm_state.CodingState, dcvc_fm_encoder.encode_frames),
+}
 Progress = Callable[[str], object]
 # (model, store, file, clips, crop, seed, progress): writes the file
 Tool = Callable[[Path, Path, Path, int, int, int, Progress], None]
 
 
-def load_innvc(model: Path) -> InnVC:
-    """Raises UsageError where the model is no InnVC."""
+@dataclass(frozen=True)
+class InterCodec:
+    """A model whose frames can be coded from a state that a tool has prepared."""
+
+    codec: Codec
+    new_state: Callable[[Any, VideoFormat], InterState]
+    encode: Callable[..., Iterator[CodedFrame]]
+
+    def code(self, frames: Iterable[Frame], options: EncodeOptions, state: InterState) -> Iterator[CodedFrame]:
+        """Coded frames, one by one; the state changes with them."""
+        return self.encode(self.codec, frames, state.format, options, state)
+
+    def state(self, crop: int) -> InterState:
+        return self.new_state(self.codec, VideoFormat(crop, crop))
+
+
+def load_inter_codec(model: Path) -> InterCodec:
+    """Raises UsageError where the model's family has no such states."""
     codec = load_codec(model)
-    if not isinstance(codec, InnVC):
-        raise UsageError(f"'{model}' is no model of the family innvc")
-    return codec
+    found = _FAMILIES.get(codec.family)
+    if found is None:
+        raise UsageError(f"'{model}' is of the family {codec.family}; this tool knows {', '.join(sorted(_FAMILIES))}")
+    return InterCodec(codec, *found)
 
 
 def clips_of(store: Path, frames: int, clips: int, crop: int, seed: int) -> Iterator[list[Frame]]:

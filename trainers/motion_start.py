@@ -16,14 +16,11 @@ import numpy as np
 
 from codec.atomic_files import write_atomically
 from codec.bit_mixing import Mixer, mixer_arrays
-from codec.frames import Frame, VideoFormat
-from codec.innvc.coding_state import CodingState
-from codec.innvc.encoder import encode_frames
-from codec.innvc.model import InnVC
+from codec.frames import Frame
 from codec.motion_chances import MotionChances, new_mixer
 from codec.motion_context_kernels import KINDS
 from codec.streams import EncodeOptions
-from trainers.coded_clips import Progress, clips_of, load_innvc, run_tool
+from trainers.coded_clips import InterCodec, Progress, clips_of, load_inter_codec, run_tool
 
 _FRAMES = 8  # of a clip: an intra frame, and seven to learn from
 _QPS = 4, 56
@@ -35,12 +32,13 @@ def make_start(
 ) -> None:  # fmt: skip
     """Learn a mixer from `clips` clips of the split "train" and write it to file, all or nothing.
 
-    Raises UsageError where the model is no InnVC or the store has no such clips; BitreelError where it is damaged.
+    Raises UsageError where the model's family is not known here or the store has no such clips; BitreelError where it
+    is damaged.
     """
-    codec, draw, mixer = load_innvc(model), np.random.default_rng(seed), new_mixer()
+    codec, draw, mixer = load_inter_codec(model), np.random.default_rng(seed), new_mixer()
     for number, frames in enumerate(clips_of(store, _FRAMES, clips, crop, seed)):
         options = EncodeOptions(int(draw.integers(_QPS[0], _QPS[1] + 1)), field=False)
-        mixer = _learned_from(codec, frames, options, VideoFormat(crop, crop), mixer)
+        mixer = _learned_from(codec, frames, options, crop, mixer)
         if number % 20 == 19 or number == clips - 1:
             progress(f"clip {number + 1} of {clips}: {int(mixer.steps[: 2 * KINDS].sum())} bits of motion")
     written = io.BytesIO()
@@ -49,12 +47,12 @@ def make_start(
 
 
 def _learned_from(
-    codec: InnVC, frames: list[Frame], options: EncodeOptions, fmt: VideoFormat, mixer: Mixer
+    codec: InterCodec, frames: list[Frame], options: EncodeOptions, crop: int, mixer: Mixer
 ) -> Mixer:  # fmt: skip
     """The mixer after a clip."""
-    state, learned = CodingState(codec, fmt), MotionChances(mixer)
+    state, learned = codec.state(crop), MotionChances(mixer)
     state.first_motion = lambda: learned
-    for _ in encode_frames(codec, frames, fmt, options, state):
+    for _ in codec.code(frames, options, state):
         pass
     return learned.mixer
 

@@ -1,4 +1,4 @@
-"""Fits the post filter, `codec/inter/post_filter.npz`, anew to a model and a store.
+"""Fits a codec's post filter, `post_filter.npz`, anew to a model and a store.
 
     python -m trainers.post_filter_fit --model FOLDER --store STORE --out FILE
 
@@ -17,12 +17,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from codec.atomic_files import write_atomically
-from codec.frames import VideoFormat
-from codec.innvc.encoder import encode_frames
-from codec.innvc.filter_sums import Sums, Watched
+from codec.inter.filter_sums import Sums, Watch
 from codec.inter.post_filter import LARGEST
 from codec.streams import EncodeOptions
-from trainers.coded_clips import Progress, clips_of, load_innvc, run_tool
+from trainers.coded_clips import Progress, clips_of, load_inter_codec, run_tool
 
 _FRAMES = 6  # of a clip
 _BOOSTS = 120  # of intra frames, before the encoder holds them back for a short clip: 0 to 14 QPs
@@ -62,18 +60,20 @@ def fit_filter(
 ) -> None:  # fmt: skip
     """Fit filters to `clips` clips of the split "train" and write them to file, all or nothing.
 
-    Raises UsageError where the model is no InnVC or the store has no such clips; BitreelError where it is damaged.
+    Raises UsageError where the model's family is not known here or the store has no such clips; BitreelError where it
+    is damaged.
     """
-    codec = load_innvc(model)
-    config, draw = codec.config, np.random.default_rng(seed)
+    codec = load_inter_codec(model)
+    config, draw = codec.codec.config, np.random.default_rng(seed)
     sums, size = Sums(), 0
     for number, frames in enumerate(clips_of(store, _FRAMES, clips, crop, seed)):
-        state = Watched(codec, VideoFormat(crop, crop), sums)
+        state = codec.state(crop)
+        watch = Watch(state, sums)
         # A short clip stands for a piece of a longer one: its intra frame may be as much finer as any.
-        codec.config = replace(config, intra_boost=int(draw.integers(_BOOSTS)))
+        codec.codec.config = replace(config, intra_boost=int(draw.integers(_BOOSTS)))
         options = EncodeOptions(int(draw.integers(_QPS[0], _QPS[1] + 1)), field=False)
-        for coded in encode_frames(codec, frames, state.format, options, state):
-            state.take(coded.reconstruction)
+        for coded in codec.code(frames, options, state):
+            watch.take(coded.reconstruction)
             size += len(coded.payload)
         if number % 20 == 19 or number == clips - 1:
             progress(f"clip {number + 1} of {clips}: {size} bytes")

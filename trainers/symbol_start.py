@@ -1,4 +1,4 @@
-"""Makes what the coding of inter symbols starts from, `codec/inter/symbol_start.npz`, anew from a model and a store.
+"""Makes what the coding of inter symbols starts from, a codec's `symbol_start.npz`, anew from a model and a store.
 
     python -m trainers.symbol_start --model FOLDER --store STORE --out FILE
 
@@ -15,12 +15,9 @@ import numpy as np
 
 from codec.atomic_files import write_atomically
 from codec.bit_mixing import mixer_arrays
-from codec.frames import VideoFormat
-from codec.innvc.coding_state import CodingState
-from codec.innvc.encoder import encode_frames
 from codec.inter.symbol_mixing import new_mixer
 from codec.streams import EncodeOptions
-from trainers.coded_clips import Progress, clips_of, load_innvc, run_tool
+from trainers.coded_clips import Progress, clips_of, load_inter_codec, run_tool
 
 _FRAMES = 5  # of a clip: an intra frame, and four to learn from
 _QPS = 2, 60
@@ -32,15 +29,16 @@ def make_start(
 ) -> None:  # fmt: skip
     """Learn a mixer from `clips` clips of the split "train" and write it to file, all or nothing.
 
-    Raises UsageError where the model is no InnVC or the store has no such clips; BitreelError where it is damaged.
+    Raises UsageError where the model's family is not known here or the store has no such clips; BitreelError where it
+    is damaged.
     """
-    codec = load_innvc(model)
+    codec = load_inter_codec(model)
     draw, mixer, size = np.random.default_rng(seed), new_mixer(), 0
     for number, frames in enumerate(clips_of(store, _FRAMES, clips, crop, seed)):
-        state = CodingState(codec, VideoFormat(crop, crop))
+        state = codec.state(crop)
         state.first_mixer = lambda: mixer
         options = EncodeOptions(int(draw.integers(_QPS[0], _QPS[1] + 1)), field=False)
-        coded = list(encode_frames(codec, frames, state.format, options, state))
+        coded = list(codec.code(frames, options, state))
         size += sum(len(frame.payload) for frame in coded[1:])
         if number % 20 == 19 or number == clips - 1:
             progress(f"clip {number + 1} of {clips}: {size} bytes of inter frames")

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from codec.dcvc_fm.frame_coding import Expectation, Look, look_at
 from codec.dcvc_fm.scalers import QP_PARTS
+from codec.dcvc_fm.starts import POST_FILTER, SYMBOL_START
 from codec.exact.operations import full_precision
 from codec.frames import Frame, VideoFormat
 from codec.inter.context import from_order, to_order
@@ -40,7 +41,7 @@ class CodingState(InterState):
     """feature: (1, F, h, w) whole float32; None where the coming frame has to make it anew."""
 
     def __init__(self, codec: DCVCFM, fmt: VideoFormat) -> None:
-        super().__init__(fmt, next(codec.parameters()).device)
+        super().__init__(fmt, next(codec.parameters()).device, SYMBOL_START, POST_FILTER)
         self.codec = codec
         self.feature: Tensor | None = None
 
@@ -73,7 +74,7 @@ class CodingState(InterState):
         self.renew_reference(prediction, (rebuilt[0].float()[None], rebuilt[1].float()[None]), step)
         self.end_symbols()
         filter_qp = min(expectation.qp_number, LOSSLESS_QP - 1)  # the last that it has weights for
-        return self.cropped(self.filtered(flags, filter_qp, prediction, rebuilt))
+        return self.shown(flags, filter_qp, prediction, rebuilt)
 
     def intra_settings(self, qp: int) -> IntraSettings:
         return IntraSettings(qp, intra_steps())
@@ -87,7 +88,7 @@ class CodingState(InterState):
         self.renew_reference(prediction, planes, torch.ones(1, dtype=torch.int64, device=self.device))
         self.feature = self.adaptive = self.mixing = None
         self.flags = Flags()
-        return self.cropped(self.filtered(flags, qp, prediction, rebuilt))
+        return self.shown(flags, qp, prediction, rebuilt)
 
 
 def _transformed(luma: Tensor, chroma: Tensor) -> Tensor:

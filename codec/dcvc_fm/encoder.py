@@ -40,10 +40,10 @@ _FINEST_INTRA = QP_COUNT - 2  # the intra coder's
 
 @torch.no_grad()
 def encode_frames(
-    codec: DCVCFM, frames: Iterable[Frame], fmt: VideoFormat, options: EncodeOptions
+    codec: DCVCFM, frames: Iterable[Frame], fmt: VideoFormat, options: EncodeOptions, state: CodingState | None = None
 ) -> Iterator[CodedFrame]:
-    """See `Codec.encode_frames`."""
-    state, search, number = CodingState(codec, fmt), FrameSearch(), 0
+    """See `Codec.encode_frames`. state: one to begin with, in the place of a new one."""
+    state, search, number = state or CodingState(codec, fmt), FrameSearch(), 0
     control = RateControl(options.bits_per_frame, options.qp) if options.bits_per_frame is not None else None
     chain = options.intra_period if options.intra_period > 0 else None
     boost = intra_boost(codec.config.intra_boost, chain)

@@ -46,7 +46,9 @@ def training_pass(
     """See `Codec.forward`."""
     batch, frames = luma.shape[:2]
     luma_f, chroma_f = luma[:, :, 0].float(), chroma.float()
-    y, uv, intra_bits = _intra_frames(luma_f[:, 0], chroma_f[:, 0], _finer(qp, codec.config.intra_boost, 62))
+    # Further down a chain references are no longer so fine: clips begin from either kind.
+    boost = torch.randint(0, codec.config.intra_boost + 1, qp.shape).to(qp.device)
+    y, uv, intra_bits = _intra_frames(luma_f[:, 0], chroma_f[:, 0], _finer(qp, boost, 62))
     reference = Reference.after_intra((y, uv))
     zeros = torch.zeros(batch, device=luma.device)
     outputs = [(intra_bits, _squared_error((luma_f[:, 0], chroma_f[:, 0]), (y, uv)), y, uv)]
@@ -82,7 +84,7 @@ def training_pass(
     )
 
 
-def _finer(qp: Tensor, boost: int, most: int) -> Tensor:
+def _finer(qp: Tensor, boost: Tensor | int, most: int) -> Tensor:
     return (qp + boost).clamp(0, most)
 
 

@@ -15,6 +15,7 @@ from codec.innvc.activity import block_qps
 from codec.innvc.field import Field
 from codec.innvc.filter_changes import FilterChanges, changed_filter
 from codec.innvc.frame_coding import FrameContext, code_coefficients
+from codec.innvc.starts import POST_FILTER, SYMBOL_START
 from codec.inter.context import from_order, to_order
 from codec.inter.layout import GROUP_SIZES
 from codec.inter.post_filter import Flags, FlagSource
@@ -35,7 +36,7 @@ class CodingState(InterState):
     """What encoder and decoder both carry from frame to frame."""
 
     def __init__(self, codec: InnVC, fmt: VideoFormat) -> None:
-        super().__init__(fmt, next(codec.parameters()).device)
+        super().__init__(fmt, next(codec.parameters()).device, SYMBOL_START, POST_FILTER)
         self.codec = codec
         self.recurrent: Tensor | None = None
         self.trim = self.no_trim()
@@ -149,7 +150,7 @@ class CodingState(InterState):
         if context.kind:
             self.end_symbols()
         self.place += 1
-        return self.cropped(self.filtered(flags, context.qp, prediction, rebuilt))
+        return self.shown(flags, context.qp, prediction, rebuilt)
 
     def field_layout(self, qp: int, slices: int) -> list[tuple[tuple[int, ...], NDArray[np.int64]]]:
         """(shape, table number of every value) of the field's levels."""

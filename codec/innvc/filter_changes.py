@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from codec.entropy_coding import SymbolDecoder, SymbolEncoder
+from codec.innvc.starts import POST_FILTER
 from codec.inter.post_filter import GUESSES, SHAPES, PostFilter, filter_weights, shipped_filter
 
 UNIT = 8  # of a change, in 1024ths
@@ -103,5 +104,5 @@ def _chances() -> tuple[Values, Values]:
 def changed_filter(changes: FilterChanges | None) -> PostFilter:
     """The filter that comes with the format, with a stream's changes."""
     if changes is None:
-        return shipped_filter()
-    return PostFilter(filter_weights(), (changes.weights(0), changes.weights(1)))
+        return shipped_filter(POST_FILTER)
+    return PostFilter(filter_weights(POST_FILTER), (changes.weights(0), changes.weights(1)))

@@ -8,7 +8,8 @@ from numpy.typing import NDArray
 
 from codec.entropy_coding import SymbolEncoder
 from codec.innvc.filter_changes import LARGEST, UNIT, FilterChanges, Values, changes_shape, parts, send_filter_changes
-from codec.innvc.filter_sums import Sums
+from codec.innvc.starts import POST_FILTER
+from codec.inter.filter_sums import Sums
 from codec.inter.post_filter import PRICE, SHARES, filter_weights, weight_name
 from codec.inter.quantization import step_size
 
@@ -34,7 +35,7 @@ def fit_changes(sums: Sums, qp: int, copies: int) -> FilterChanges | None:
 def _fit_plane(sums: Sums, kind: int, worth: float) -> tuple[Values, float]:
     """Changes (rows, taps), and the bits that they are worth."""
     name, unit, price = weight_name(kind, False), UNIT / 1024, worth * SHARES[kind]
-    squares, weights = sums.squares[name], filter_weights()[name] / 1024
+    squares, weights = sums.squares[name], filter_weights(POST_FILTER)[name] / 1024
     matrices = unit**2 * price * squares.sum(0)
     # What the filter as it is leaves, and then what the rows before leave.
     left = unit * price * (sums.products[name] - np.einsum("bcts,bcs->bct", squares, weights)).sum(0)

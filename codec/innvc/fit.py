@@ -17,10 +17,11 @@ import torch
 from codec.api import FitSettings
 from codec.errors import UsageError
 from codec.frames import Frame, VideoFormat
+from codec.innvc.coding_state import CodingState
 from codec.innvc.encoder import encode_frames
 from codec.innvc.filter_fit import fit_changes
-from codec.innvc.filter_sums import Sums, Watched
 from codec.innvc.tuning import ONE_PASS, Tuning
+from codec.inter.filter_sums import Sums, Watch
 from codec.inter.post_filter import PRICE, SHARES
 from codec.inter.quantization import LOSSLESS_QP, step_size
 from codec.streams import EncodeOptions
@@ -70,14 +71,15 @@ class _Video:
 
     def cost(self, tuning: Tuning, sums: Sums | None = None) -> float:
         """Bits of the video, and its squared error at what that is worth. sums: take in all frames."""
-        state = None if sums is None else Watched(self.codec, self.format, sums)
+        state = CodingState(self.codec, self.format)
+        watch = None if sums is None else Watch(state, sums)
         bits, error = 0, 0.0
         coded = encode_frames(self.codec, self.frames, self.format, self.options, state, tuning)
         for frame, made in zip(self.frames, coded, strict=True):
             bits += 8 * len(made.payload)
             error += _squared_error(frame, made.reconstruction)
-            if state is not None:
-                state.take(made.reconstruction)
+            if watch is not None:
+                watch.take(made.reconstruction)
         return bits + PRICE / float(step_size(torch.tensor(self.options.qp))) ** 2 * error
 
 

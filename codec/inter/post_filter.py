@@ -8,8 +8,8 @@ A sample x gets a sum of responses to differences, each a sum over some bounds b
 
 Weights hang on the sample's class (how busy its surroundings are in steps, in which direction, and how much the frame
 changed there), on the QP's octave, on the plane and on whether the frame is an intra frame. They were fitted to footage
-by least squares (`trainers.post_filter_fit`), and lie in `post_filter.npz`, a part of the format. The encoder says for
-each block of each plane whether it is filtered. All of it is whole numbers.
+by least squares (`trainers.post_filter_fit`), and lie in each codec's `post_filter.npz`, a part of the format. The
+encoder says for each block of each plane whether it is filtered. All of it is whole numbers.
 
 Frames are predicted from unfiltered ones. With filtered ones more than half of the gain was lost: a prediction leans to
 its guesses with gates of its own, which does there what this filter does for the eye, and what is smoothed again and
@@ -34,7 +34,6 @@ from codec.errors import BitreelError
 from codec.inter.prediction import Prediction
 from codec.inter.quantization import LOSSLESS_QP, intra_steps
 
-FILTERS = Path(__file__).with_name("post_filter.npz")
 BLOCK = 32  # luma samples a side of the block that one flag is for
 GUESSES = 4  # that are looked at: the base, and the first of the others
 BAND = 9  # QPs that share weights
@@ -117,7 +116,7 @@ def weight_name(kind: int, intra: bool) -> str:
 
 
 @lru_cache
-def filter_weights(file: Path = FILTERS) -> dict[str, NDArray[np.int16]]:
+def filter_weights(file: Path) -> dict[str, NDArray[np.int16]]:
     """By `weight_name`, in 1024ths, see `weight_shape`. Raises BitreelError where the file is something else."""
     found = stored_arrays(file)
     for kind in range(2):
@@ -200,8 +199,9 @@ class PostFilter:
 
 
 @lru_cache
-def shipped_filter() -> PostFilter:
-    return PostFilter(filter_weights())
+def shipped_filter(file: Path) -> PostFilter:
+    """The filter of a file; see `filter_weights`."""
+    return PostFilter(filter_weights(file))
 
 
 class Flags:

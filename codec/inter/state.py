@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
+from functools import partial
+from pathlib import Path
 from typing import Self
 
 import numpy as np
@@ -13,9 +15,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from codec.adaptive_tables import AdaptiveTables
+from codec.bit_mixing import Mixer
 from codec.distributions import ScaleTables
 from codec.frames import Frame, VideoFormat
-from codec.inter.post_filter import Flags, FlagSource, picture_of, shipped_filter
+from codec.inter.post_filter import Flags, FlagSource, Picture, picture_of, shipped_filter
 from codec.inter.prediction import Planes, Prediction, Reference, predict, renew
 from codec.inter.symbol_mixing import SymbolMixing, start_mixer
 from codec.inter.symbol_sources import FrameTables
@@ -26,20 +29,24 @@ SIDE = 16  # coded sizes are multiples of this; frames are padded, never cropped
 
 
 class InterState:
-    """Subclasses add what is their codec's own. device: where the networks run."""
+    """Subclasses add what is their codec's own. device: where the networks run; symbol_start, post_filter: files.
 
-    def __init__(self, fmt: VideoFormat, device: torch.device) -> None:
+    watch: where set, is told of each frame as it is shown, with what the filter was given.
+    """
+
+    def __init__(self, fmt: VideoFormat, device: torch.device, symbol_start: Path, post_filter: Path) -> None:
         self.format, self.device = fmt, device
         self.height, self.width = -(-fmt.height // SIDE) * SIDE, -(-fmt.width // SIDE) * SIDE
         self.h, self.w = self.height // 8, self.width // 8
         self.reference: Reference | None = None
         self.adaptive: AdaptiveTables | None = None
         self.mixing: SymbolMixing | None = None
-        self.first_mixer = start_mixer  # what learning begins with
+        self.first_mixer: Callable[[], Mixer] = partial(start_mixer, symbol_start)  # what learning begins with
         self.first_motion: Callable[[], MotionChances] = MotionChances  # what learning begins with
         self.motion = MotionChances()
-        self.post_filter, self.flags = shipped_filter(), Flags()
+        self.post_filter, self.flags = shipped_filter(post_filter), Flags()
         self.after_intra = False
+        self.watch: Callable[[Frame, Picture, FlagSource], None] | None = None
         self.gone = 0  # number of the reference that makes room for the coming frame
 
     def fork(self) -> Self:
@@ -77,17 +84,15 @@ class InterState:
         chroma = [grow(p, self.height // 2, self.width // 2) for p in (frame.u, frame.v)]
         return grow(frame.y, self.height, self.width), torch.stack(chroma, dim=1)
 
-    def filtered(self, flags: FlagSource, qp: int, prediction: Prediction, rebuilt: list[Tensor]) -> list[Tensor]:
-        """A rebuilt frame as it is shown."""
-        made = flags.exchange(self.post_filter, picture_of(qp, prediction, rebuilt), self.flags)
-        return [torch.from_numpy(plane).to(self.device).int() for plane in made]
-
-    def cropped(self, planes: list[Tensor]) -> Frame:
-        """Whole samples, (H, W) and (2, H/2, W/2) of the coded size, as a frame of the video's."""
-        cw, ch = self.format.chroma_size
-        y = planes[0][: self.format.height, : self.format.width].to(torch.uint8).cpu()
-        uv = planes[1][:, :ch, :cw].to(torch.uint8).cpu()
-        return Frame(*(np.ascontiguousarray(p.numpy()) for p in (y, uv[0], uv[1])))
+    def shown(self, flags: FlagSource, qp: int, prediction: Prediction, rebuilt: list[Tensor]) -> Frame:
+        """A rebuilt frame, (H, W) and (2, H/2, W/2) whole samples of the coded size, filtered and of the video's."""
+        picture = picture_of(qp, prediction, rebuilt)
+        y, uv = flags.exchange(self.post_filter, picture, self.flags)
+        (cw, ch), height, width = self.format.chroma_size, self.format.height, self.format.width
+        frame = Frame(*(np.ascontiguousarray(p) for p in (y[:height, :width], uv[0, :ch, :cw], uv[1, :ch, :cw])))
+        if self.watch is not None:
+            self.watch(frame, picture, flags)
+        return frame
 
     def learning(self, tables: ScaleTables) -> tuple[SymbolMixing, FrameTables]:
         """What an inter frame's coefficients are coded with; it learns from frame to frame."""

@@ -22,7 +22,6 @@ from codec.errors import BitreelError
 from codec.inter.layout import GROUP_SIZES, GROUP_STARTS, ORDER
 from codec.inter.symbol_kernels import CONTEXTS, SETS, VOTES, FrameSymbols
 
-START = Path(__file__).with_name("symbol_start.npz")  # part of the format; `trainers.symbol_start` made it
 _MOST_INTERVALS = 24  # of a symbol: stages, Exp-Golomb, sign
 
 
@@ -53,9 +52,9 @@ def new_mixer() -> Mixer:
     return Mixer(CONTEXTS, weights, (0.005, 0.0015))
 
 
-def start_mixer() -> Mixer:
-    """What coding starts from after an intra frame."""
-    return load_mixer(START, new_mixer())
+def start_mixer(file: Path) -> Mixer:
+    """What coding starts from after an intra frame, as `trainers.symbol_start` left it in a file."""
+    return load_mixer(file, new_mixer())
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,7 @@ from codec.entropy_coding import SymbolDecoder, SymbolEncoder
 from codec.errors import BitreelError
 from codec.frames import VideoFormat
 from codec.innvc.coding_state import CodingState
+from codec.innvc.starts import POST_FILTER
 from codec.inter.post_filter import (
     BAND,
     BLOCK,
@@ -134,7 +135,7 @@ def test_kernels_do_what_the_format_says(qp: int, intra: bool) -> None:
 
 def test_without_flags_nothing_changes() -> None:
     picture, _ = make_picture(20, False)
-    made = shipped_filter().apply(picture, np.zeros((3, *picture.grid), np.uint8))
+    made = shipped_filter(POST_FILTER).apply(picture, np.zeros((3, *picture.grid), np.uint8))
     assert all((a == b).all() for a, b in zip(made, picture.planes, strict=True))
 
 
@@ -142,10 +143,13 @@ def test_without_flags_nothing_changes() -> None:
 def test_decoder_finds_the_encoders_planes(intra: bool) -> None:
     given, learned, told = Flags(), Flags(), SymbolEncoder()
     pictures = [make_picture(qp, intra, seed) for seed, qp in enumerate((10, 30, 30, 50))]
-    made = [FilterEncoding(told, source).exchange(shipped_filter(), picture, given) for picture, source in pictures]
+    made = [
+        FilterEncoding(told, source).exchange(shipped_filter(POST_FILTER), picture, given)
+        for picture, source in pictures
+    ]
     coder = SymbolDecoder(told.finish())
     for (picture, _), expected in zip(pictures, made, strict=True):
-        found = FilterDecoding(coder).exchange(shipped_filter(), picture, learned)
+        found = FilterDecoding(coder).exchange(shipped_filter(POST_FILTER), picture, learned)
         assert all((a == b).all() for a, b in zip(found, expected, strict=True))
     coder.finish()
     assert (given.chances == learned.chances).all() and (given.seen == learned.seen).all()
@@ -155,7 +159,7 @@ def test_decoder_finds_the_encoders_planes(intra: bool) -> None:
 @pytest.mark.parametrize("qp", [12, 24, 36])
 def test_it_lowers_the_error(qp: int, intra: bool) -> None:
     picture, source = make_picture(qp, intra)
-    made = FilterEncoding(SymbolEncoder(), source).exchange(shipped_filter(), picture, Flags())
+    made = FilterEncoding(SymbolEncoder(), source).exchange(shipped_filter(POST_FILTER), picture, Flags())
 
     def error(planes: Planes) -> list[float]:
         return [float(((a.astype(float) - b) ** 2).mean()) for a, b in zip(planes, source, strict=True)]
@@ -166,7 +170,7 @@ def test_it_lowers_the_error(qp: int, intra: bool) -> None:
 
 
 def test_a_filter_that_does_harm_is_left_out() -> None:
-    weights = {name: np.full_like(part, 300) for name, part in filter_weights().items()}
+    weights = {name: np.full_like(part, 300) for name, part in filter_weights(POST_FILTER).items()}
     picture, source = make_picture(45, False)
     coder = SymbolEncoder()
     made = FilterEncoding(coder, source).exchange(PostFilter(weights), picture, Flags())
@@ -184,7 +188,7 @@ def test_a_fork_keeps_its_own_chances() -> None:
 
 def test_a_damaged_file_is_refused(tmp_path) -> None:  # type: ignore[no-untyped-def]
     file = tmp_path / "post_filter.npz"
-    weights = dict(filter_weights())
+    weights = dict(filter_weights(POST_FILTER))
     weights["luma_inter"] = weights["luma_inter"][:, :-1]
     np.savez_compressed(file, **weights)
     with pytest.raises(BitreelError, match="damaged"):

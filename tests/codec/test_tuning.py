@@ -13,6 +13,7 @@ from codec.api import EncodeOptions, FitSettings
 from codec.entropy_coding import SymbolDecoder, SymbolEncoder
 from codec.errors import StreamError, UsageError
 from codec.frames import Frame, VideoFormat, frames_digest
+from codec.innvc.coding_state import CodingState
 from codec.innvc.encoder import encode_frames
 from codec.innvc.filter_changes import (
     LARGEST,
@@ -23,8 +24,8 @@ from codec.innvc.filter_changes import (
     send_filter_changes,
 )
 from codec.innvc.filter_fit import fit_changes
-from codec.innvc.filter_sums import Sums, Watched
 from codec.innvc.tuning import ONE_PASS, Tuning
+from codec.inter.filter_sums import Sums, Watch
 from codec.inter.post_filter import GUESSES, Picture
 from tests.codec.test_innvc import make_codec, make_frames
 
@@ -153,10 +154,11 @@ def test_any_decoder_plays_what_other_settings_made(tuning: Tuning) -> None:
 def test_changes_that_sums_ask_for_leave_less_error() -> None:
     codec, frames = _codec(), make_frames(6)
     sums = Sums()
-    state = Watched(codec, FORMAT, sums)
+    state = CodingState(codec, FORMAT)
+    watch = Watch(state, sums)
     before = []
     for coded in encode_frames(codec, frames, FORMAT, EncodeOptions(40), state):
-        state.take(coded.reconstruction)
+        watch.take(coded.reconstruction)
         before.append(coded)
     # Of what was tried out only what was kept counts.
     assert sums.counts["luma_inter"].sum() == 5 * FORMAT.width * FORMAT.height

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from codec.api import create_codec, save_codec
-from codec.innvc.filter_sums import Sums
+from codec.inter.filter_sums import Sums
 from codec.inter.post_filter import PostFilter, filter_weights
 from tests.codec.test_post_filter import make_picture
 from tests.trainers.small_store import make_store

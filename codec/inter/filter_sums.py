@@ -2,15 +2,10 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import numpy as np
 from numpy.typing import NDArray
-from torch import Tensor
 
-from codec.frames import Frame, VideoFormat
-from codec.innvc.coding_state import CodingState
-from codec.innvc.frame_coding import FrameContext
+from codec.frames import Frame
 from codec.inter.post_filter import (
     BAND,
     SHAPES,
@@ -19,15 +14,11 @@ from codec.inter.post_filter import (
     Picture,
     Planes,
     Samples,
-    picture_of,
     plane_step,
     weight_name,
     weight_shape,
 )
-from codec.inter.prediction import Prediction
-
-if TYPE_CHECKING:
-    from codec.innvc.model import InnVC
+from codec.inter.state import InterState
 
 
 class Sums:
@@ -73,13 +64,17 @@ class Sums:
                 self.counts[name][band, number] += part.stop - part.start
 
 
-class Watched(CodingState):
-    """A state whose frames can be taken in as they were before the filter."""
+class Watch:
+    """Takes in what a state's frames were before the filter, once it is told which of them were kept."""
 
-    def __init__(self, codec: InnVC, fmt: VideoFormat, sums: Sums) -> None:
-        super().__init__(codec, fmt)
+    def __init__(self, state: InterState, sums: Sums) -> None:
         self.sums = sums
         self._tried: list[tuple[Frame, Picture, Planes]] = []  # with what was tried out on forks
+        state.watch = self._note
+
+    def _note(self, shown: Frame, picture: Picture, flags: FlagSource) -> None:
+        assert isinstance(flags, FilterEncoding)
+        self._tried.append((shown, picture, flags.source))
 
     def take(self, shown: Frame) -> None:
         """Have the sums take in the frame of which this very reconstruction was kept; forget what else was tried."""
@@ -87,9 +82,3 @@ class Watched(CodingState):
             if frame is shown:
                 self.sums.add(picture, source)
         self._tried.clear()
-
-    def _keep(self, context: FrameContext, prediction: Prediction, rebuilt: list[Tensor], flags: FlagSource) -> Frame:
-        shown = super()._keep(context, prediction, rebuilt, flags)
-        assert isinstance(flags, FilterEncoding)
-        self._tried.append((shown, picture_of(context.qp, prediction, rebuilt), flags.source))
-        return shown
