@@ -65,16 +65,16 @@ class CodingState(InterState):
         self, expectation: Expectation, prediction: Prediction, source: SymbolSource, flags: FlagSource
     ) -> Frame:
         """Code an inter frame's symbols, rebuild the frame and make it the next one's reference. It is shown
-        filtered."""
-        coefficients, self.feature = expectation.code(source)
+        corrected and filtered."""
+        coded = expectation.code(source)
         source.finish()
-        residual = inverse_transform(from_order(coefficients), FRACTION_BITS)
-        rebuilt = [(p[0].int() + r).clamp(0, 255) for p, r in zip(prediction.base, residual, strict=True)]
+        self.feature = coded.feature
+        rebuilt, shown = (_rebuilt(prediction, residual) for residual in (coded.kept, coded.shown))
         step = torch.tensor([max(int(expectation.look.steps[0]) >> FRACTION_BITS, 1)], device=self.device)
         self.renew_reference(prediction, (rebuilt[0].float()[None], rebuilt[1].float()[None]), step)
         self.end_symbols()
         filter_qp = min(expectation.qp_number, LOSSLESS_QP - 1)  # the last that it has weights for
-        return self.shown(flags, filter_qp, prediction, rebuilt)
+        return self.shown(flags, filter_qp, prediction, shown)
 
     def intra_settings(self, qp: int) -> IntraSettings:
         return IntraSettings(qp, intra_steps())
@@ -89,6 +89,11 @@ class CodingState(InterState):
         self.feature = self.adaptive = self.mixing = None
         self.flags = Flags()
         return self.shown(flags, qp, prediction, rebuilt)
+
+
+def _rebuilt(prediction: Prediction, coefficients: Tensor) -> list[Tensor]:
+    residual = inverse_transform(from_order(coefficients), FRACTION_BITS)
+    return [(p[0].int() + r).clamp(0, 255) for p, r in zip(prediction.base, residual, strict=True)]
 
 
 def _transformed(luma: Tensor, chroma: Tensor) -> Tensor:

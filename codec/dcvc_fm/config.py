@@ -25,8 +25,8 @@ class DCVCFMConfig:
     context_blocks: int = 3
     half_blocks: int = 2
     decoder_blocks: int = 4
-    # Blocks of the contextual encoder.
-    encoder_blocks: int = 2
+    # Blocks of the contextual encoder; 0 leaves it out: what is coded is the transformed residual itself.
+    encoder_blocks: int = 0
     # Channels of the temporal feature that goes from frame to frame along the vectors.
     feature_channels: int = 64
     # Family of the symbols' distributions: laplace or gaussian.

@@ -126,5 +126,7 @@ def _latent(codec: DCVCFM, expectation: Expectation, planes: Planes, prediction:
     residual = to_order(forward_transform(luma, chroma, FRACTION_BITS)).float() / (1 << FRACTION_BITS)
     qp = torch.tensor([qp16 / QP_PARTS], device=residual.device)
     steps = codec.network.scalers.encoder_steps(qp)[0].view(-1, 1, 1)
-    latent = codec.encoder((residual / steps)[None], expectation.features)[0]
+    latent = residual / steps
+    if codec.encoder is not None:
+        latent = codec.encoder(latent[None], expectation.features)[0]
     return torch.round(latent * expectation.look.steps).long()

@@ -11,7 +11,6 @@ from codec.dcvc_fm.network import (
     CORRECTION_UNITS,
     MEMORY,
     FrameNetwork,
-    coded_around,
     decoded_inputs,
     frame_inputs,
     seen,
@@ -35,6 +34,16 @@ class Look:
     vectors: Tensor
 
 
+@dataclass(frozen=True)
+class Coded:
+    """Residuals in the transform's units, (96, h, w) int32: of what later frames are predicted from, and of what is
+    shown; the temporal feature, (1, F, h, w)."""
+
+    kept: Tensor
+    shown: Tensor
+    feature: Tensor
+
+
 def look_at(frame: Tensor, steps: Tensor) -> Tensor:
     """What a temporal feature is made anew from: a decoded frame's transform, (96, h, w) int32."""
     return frame_inputs(log_steps(frame, steps)[None], signed_units(frame, steps)[None])
@@ -53,8 +62,8 @@ class Expectation:
         self.moved = network.feature.move(feature, look.vectors)
         self.features = network.begin(self.moved, torch.cat(magnitudes, dim=1), self.place, self.qp)
 
-    def code(self, source: SymbolSource) -> tuple[Tensor, Tensor]:
-        """Symbols from or to the packet: the coefficients, (96, h, w) int32, and the temporal feature after them."""
+    def code(self, source: SymbolSource) -> Coded:
+        """Symbols from or to the packet, and what follows from them."""
         look, (h, w) = self.look, self.look.expected.shape[1:]
         symbols = torch.zeros(CHANNELS, h * w, dtype=torch.int32, device=look.expected.device)
         means = torch.zeros(CHANNELS, h * w, dtype=torch.int64, device=look.expected.device)
@@ -73,16 +82,17 @@ class Expectation:
             means.scatter_(1, flat, predicted)
         return self._decode(features, symbols.view(1, CHANNELS, h, w), means.view(CHANNELS, h, w))
 
-    def _decode(self, features: Tensor, symbols: Tensor, means: Tensor) -> tuple[Tensor, Tensor]:
+    def _decode(self, features: Tensor, symbols: Tensor, means: Tensor) -> Coded:
         look, network = self.look, self.network
         values = clamp_coefficients(means + symbols[0] * look.steps)
         units = signed_units(values, look.steps)[None]
         so_far = signed_units(look.expected + values, look.steps)[None]
         decoded = decoded_inputs(_seen(symbols), so_far, self.guesses[:, MEMORY] - units)
         last = network.decode(features, decoded)
-        correction = (network.correction(last) * coded_around(symbols))[0].long()
-        change = torch.div(correction * look.steps + CORRECTION_UNITS // 2, CORRECTION_UNITS, rounding_mode="floor")
-        return clamp_coefficients(values + change).int(), network.feature.renew(self.moved, last)
+        correction = network.correction(last)[0].long() * look.steps
+        change = torch.div(correction + CORRECTION_UNITS // 2, CORRECTION_UNITS, rounding_mode="floor")
+        shown = clamp_coefficients(values + change).int()
+        return Coded(values.int(), shown, network.feature.renew(self.moved, last))
 
 
 def _seen(symbols: Tensor) -> Tensor:

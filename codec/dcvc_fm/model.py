@@ -36,7 +36,7 @@ class DCVCFM(Codec):
         super().__init__(config)
         config.check()
         self.network = FrameNetwork(config)
-        self.encoder = ContextualEncoder(config)
+        self.encoder = ContextualEncoder(config) if config.encoder_blocks else None
         self.tables = ScaleTables(config.distribution, config.decision_price)
 
     @property

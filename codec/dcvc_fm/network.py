@@ -6,12 +6,13 @@
     first half of the symbols:  scale, leaning to the guesses ◀─────────────────────────────────────────┤
                                                                 + first half ─ half blocks ─┐           │
     second half:                scale, leaning to the guesses ◀─────────────────────────────┤
-                          + all symbols, the frame so far ─ decoder blocks ─┬─ correction of the coefficients
+                          + all symbols, the frame so far ─ decoder blocks ─┬─ correction of what is shown
                                                                             └─ temporal feature, renewed
 
 All maps are at 1/8 resolution (one latent at 1/8, as in DCVC-RT), the 96 channels of a frame's packed transform in
 order of importance. Since every layer is exact, the decoded frame is the same on every machine, and so what follows
-from it may decide probabilities: the temporal prior needs no other source.
+from it may decide probabilities: the temporal prior needs no other source. What is shown is corrected, what later
+frames are predicted from is not: what moved a picture in each frame of a chain would have it drift.
 """
 
 from __future__ import annotations
@@ -140,12 +141,3 @@ def frame_inputs(log_magnitudes: Tensor, frame_units: Tensor) -> Tensor:
 
 def _slopes(frame: Tensor) -> Tensor:
     return signed_activation(dc_slopes(frame[:, :_DC]))
-
-
-def coded_around(symbols: Tensor) -> Tensor:
-    """Where something is coded in a block or next to it: symbols (B, 96, h, w) → (B, 1, h, w) of 0 and 1.
-
-    Nothing else is corrected: what moved the picture by itself would do so again in each frame of a chain.
-    """
-    some = (symbols != 0).any(1, keepdim=True).float()
-    return nn.functional.max_pool2d(some, 3, stride=1, padding=1)

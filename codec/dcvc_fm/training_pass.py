@@ -14,7 +14,7 @@ from torch import Tensor
 
 from codec.api import TrainingConditions, TrainingOutput
 from codec.dcvc_fm.config import place_in_hierarchy, refreshes
-from codec.dcvc_fm.network import CORRECTION_UNITS, MEMORY, coded_around, decoded_inputs, frame_inputs, seen
+from codec.dcvc_fm.network import CORRECTION_UNITS, MEMORY, decoded_inputs, frame_inputs, seen
 from codec.dcvc_fm.scalers import CHANNELS
 from codec.distributions import scale_bits
 from codec.exact.blocks import checkerboard
@@ -68,13 +68,12 @@ def training_pass(
         if feature is None or refreshes(t, codec.config.refresh_period) or t == extra:
             feature = codec.network.renewed(coder.look(reference.last))
         moved = codec.network.feature.move(feature, vectors)
-        bits, sse, feature, residual = coder.run(planes, prediction, moved, vectors)
+        bits, sse, feature, residuals = coder.run(planes, prediction, moved, vectors)
         with torch.no_grad():
-            rest = float_inverse(from_order(residual))
-            y, uv = (torch.round(p + r).clamp(0, 255) for p, r in zip(prediction.base, rest, strict=True))
+            (y, uv), shown = (_rebuilt(prediction, residual) for residual in residuals)
             whole = torch.floor(coder.step[:, 0, 0, 0]).clamp_min(1).long()
             reference = renew(reference, prediction, (y, uv), whole, goes(reference.distances, *codec.STAYING))
-        outputs.append((bits + motion_bits, sse, y, uv))
+        outputs.append((bits + motion_bits, sse, *shown))
     return TrainingOutput(
         bits=torch.stack([o[0] for o in outputs], dim=1),
         field_bits=zeros,
@@ -86,6 +85,14 @@ def training_pass(
 
 def _finer(qp: Tensor, boost: Tensor | int, most: int) -> Tensor:
     return (qp + boost).clamp(0, most)
+
+
+def _rebuilt(prediction: Prediction, residual: Tensor) -> Planes:
+    luma, chroma = (
+        torch.round(p + r).clamp(0, 255)
+        for p, r in zip(prediction.base, float_inverse(from_order(residual)), strict=True)
+    )
+    return luma, chroma
 
 
 def _squared_error(planes: Planes, made: Planes) -> Tensor:
@@ -132,8 +139,9 @@ class _FramePass:
 
     def run(
         self, planes: Planes, prediction: Prediction, moved: Tensor, vectors: Tensor
-    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """One frame → bits (B,), weighted squared error (B,), temporal feature, residual (B, 96, h, w)."""
+    ) -> tuple[Tensor, Tensor, Tensor, tuple[Tensor, Tensor]]:
+        """One frame → bits (B,), weighted squared error of what is shown (B,), temporal feature, and the residuals
+        (B, 96, h, w) of what stays a reference and of what is shown."""
         network, base = self.network, prediction.base
         residual = to_order(float_transform(planes[0] - base[0], planes[1] - base[1]))
         expected = self._in_steps(base[0] - 128, base[1] - 128)
@@ -141,7 +149,9 @@ class _FramePass:
         magnitudes = [log_real(expected), *(log_real(each) for each in apart[:TOLD_GUESSES]), log_magnitude(vectors)]
         guesses = signed_real(torch.stack(apart, dim=1))
         features = network.begin(moved, torch.cat(magnitudes, dim=1), self.place, self.qp)
-        latent = self.codec.encoder(residual / self.encoder_step, features)
+        latent = residual / self.encoder_step
+        if self.codec.encoder is not None:
+            latent = self.codec.encoder(latent, features)
 
         h, w = latent.shape[2:]
         first = checkerboard(CHANNELS, h, w, latent.device)[0]
@@ -162,11 +172,12 @@ class _FramePass:
         so_far = signed_real(expected + value)
         decoded = decoded_inputs(seen(log_magnitude(found), found), so_far, guesses[:, MEMORY] - units)
         last = network.decode(features, decoded)
-        corrected = value + network.correction(last) / CORRECTION_UNITS * coded_around(found)
-        feature = network.feature.renew(moved, last)
-        made = corrected * self.step
-        sse = ((residual - made).square() * self.weight).sum((1, 2, 3))
-        return bits.sum((1, 2, 3)), sse, feature, made.detach()
+        kept = value * self.step
+        shown = (value.detach() + network.correction(last) / CORRECTION_UNITS) * self.known_step
+        # The correction answers for what is shown, all else for what later frames are predicted from.
+        of_kept, of_shown = (((residual - made).square() * self.weight).sum((1, 2, 3)) for made in (kept, shown))
+        sse = of_shown + (of_kept - of_kept.detach())
+        return bits.sum((1, 2, 3)), sse, network.feature.renew(moved, last), (kept.detach(), shown.detach())
 
     def _in_steps(self, luma: Tensor, chroma: Tensor) -> Tensor:
         return to_order(float_transform(luma, chroma)) / self.known_step
