@@ -17,6 +17,7 @@ import numpy as np
 from av.video.frame import VideoFrame
 from numpy.typing import NDArray
 
+from codec.colour import rgb_to_frame
 from codec.errors import UsageError, VideoError
 from codec.frames import Frame, VideoFormat
 from pipeline.containers import check_container
@@ -26,6 +27,9 @@ _FULL = 2  # AVCOL_RANGE_JPEG
 _LIMITED = 1  # AVCOL_RANGE_MPEG
 _MATRICES = {1: "bt709", 7: "bt709", 4: "bt601", 5: "bt601", 6: "bt601", 9: "bt2020", 10: "bt2020"}  # AVCOL_SPC_*
 _SWS_MATRICES = {"bt709": 1, "bt601": 5, "bt2020": 9}
+# Stored RGB becomes full-range BT.601: at equal bits RGB comes back better than by the limited range or by BT.709
+# (benchmarks/rgb_input.py).
+_RGB_MATRIX = "bt601"
 _NATIVE = {"yuv420p", "yuvj420p"}
 _TEXT_ART = {"tty", "bin", "xbin", "adf", "idf"}  # FFmpeg "plays" text files; nobody means that
 # Where a container only promises a count or length, edit lists and rounding may honestly take this share away.
@@ -140,8 +144,8 @@ class VideoSource:
             done = "applied" if angle % 90 == 0 else "ignored: only quarter turns are possible"
             self.notes.append(f"rotation tag of {angle} degrees {done}")
         width, height = (self._height, self._width) if self._turns % 2 else (self._width, self._height)
-        full = not self._stored_rgb and (stored.startswith(("yuvj", "gray")) or int(picture.color_range) == _FULL)
-        matrix = _MATRICES.get(int(picture.colorspace))
+        full = self._stored_rgb or stored.startswith(("yuvj", "gray")) or int(picture.color_range) == _FULL
+        matrix = _RGB_MATRIX if self._stored_rgb else _MATRICES.get(int(picture.colorspace))
         if matrix is None:
             matrix = assumed_matrix(width, height)
             self.notes.append(f"matrix not stated, taken as {matrix}")
@@ -200,13 +204,12 @@ class VideoSource:
         return 0
 
     def _to_frame(self, picture: VideoFrame) -> Frame:
+        if self._stored_rgb:
+            rgb = _reformat(picture, "rgb24", dst_color_range=_FULL).to_ndarray()
+            return rgb_to_frame(np.rot90(rgb, self._turns), self.format.matrix, self.format.full_range)
         if picture.format.name not in _NATIVE:
             # swscale squeezes "J" formats unless told that both sides have full range.
-            if self._stored_rgb:
-                colours = {"dst_colorspace": _SWS_MATRICES[self.format.matrix], "dst_color_range": _LIMITED}
-            else:
-                colours = {"src_color_range": self._range, "dst_color_range": self._range}
-            picture = _reformat(picture, "yuv420p", **colours)
+            picture = _reformat(picture, "yuv420p", src_color_range=self._range, dst_color_range=self._range)
         y, u, v = (_plane(p) for p in picture.planes)
         if self._turns:
             y, u, v = (np.rot90(p, self._turns) for p in (y, u, v))

@@ -11,8 +11,10 @@ import av
 import numpy as np
 import pytest
 
+from codec.colour import frame_to_rgb, rgb_to_frame
 from codec.errors import UsageError, VideoError
 from codec.frames import Frame, VideoFormat, frames_digest
+from codec.metrics import psnr_rgb
 from pipeline.decoders import open_video
 from pipeline.decord_source import DecordSource, has_open_gop, open_rgb
 from pipeline.video_files import open_writer
@@ -230,3 +232,23 @@ def test_files_that_decord_gets_wrong_go_to_pyav(make_video: MakeVideo) -> None:
         assert source.decoder.startswith("pyav")
     with pytest.raises(VideoError, match="more than 8 bits"):
         DecordSource(path)
+
+
+def test_stored_rgb_becomes_full_range_bt601(tmp_path: Path) -> None:
+    """And comes back nearer than through FFmpeg's usual conversion."""
+    rows, columns = np.mgrid[0:48, 0:64]
+    waves = [128 + 100 * np.sin(rows / 9 + k) * np.cos(columns / 7 - k) for k in range(3)]
+    rgb = np.stack(waves, axis=-1).astype(np.uint8)
+    path = tmp_path / "rgb.mkv"
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("ffv1", 25)
+        stream.width, stream.height, stream.pix_fmt = 64, 48, "bgr0"
+        container.mux(stream.encode(av.VideoFrame.from_ndarray(rgb, format="rgb24")))
+        container.mux(stream.encode())
+    with open_video(path) as source:
+        frame, fmt = next(iter(source)), source.format
+        assert np.array_equal(next(iter(source.rgb())), rgb)
+    assert (fmt.matrix, fmt.full_range) == ("bt601", True)
+    assert frames_digest([frame]) == frames_digest([rgb_to_frame(rgb, "bt601", True)])
+    usual = av.VideoFrame.from_ndarray(rgb, format="rgb24").reformat(format="yuv420p")
+    assert psnr_rgb(rgb, frame_to_rgb(frame, fmt)) > psnr_rgb(rgb, usual.reformat(format="rgb24").to_ndarray()) + 0.5
