@@ -23,7 +23,7 @@ from codec.inter.context import STEP_UNITS, from_order, log_magnitude, log_real,
 from codec.inter.frame_motion import goes
 from codec.inter.layout import LUMA_CHANNELS, ORDER
 from codec.inter.prediction import Planes, Prediction, Reference, predict, renew
-from codec.inter.quantization import FRACTION_BITS, intra_steps, quantize_float
+from codec.inter.quantization import CHROMA_SHARE, FRACTION_BITS, intra_steps, quantize_float
 from codec.inter.scale_index import INDEX_UNITS, TOLD_GUESSES, whole_index
 from codec.lifting import float_inverse, float_transform
 from codec.motion_coding import estimate_motion_bits
@@ -37,6 +37,10 @@ _INTRA_ROUNDING = 0.4  # of magnitudes in steps
 _REFRESHED = 0.25  # of training's clips have a refresh somewhere after their first inter frame
 # Squared error weights behind PSNR-YUV 6:1:1 a luma pixel: 6/8 of luma, 1/8 of each chroma plane of a quarter's size.
 _SSE_WEIGHT = [0.75 if c < 64 else 0.5 for c in ORDER]
+# What makes chroma's error in `CHROMA_SHARE` of luma's steps as dear as luma's: PSNR-YUV is a mean of decibels, and in
+# these a plane's error counts by its share of that plane's error, not by its size.
+_CHROMA_WORTH = 0.75 / CHROMA_SHARE**2
+_KEPT_WEIGHT = [0.75 if c < 64 else _CHROMA_WORTH for c in ORDER]
 
 
 @quantized_once()
@@ -131,6 +135,7 @@ class _FramePass:
         self.known_step = self.step.detach()
         self.dead_zones, self.roundings = codec.tables.dead_zones / 256, codec.tables.roundings / 256
         self.weight = torch.tensor(_SSE_WEIGHT, device=qp.device).view(1, -1, 1, 1)
+        self.kept_weight = torch.tensor(_KEPT_WEIGHT, device=qp.device).view(1, -1, 1, 1)
 
     def look(self, frame: Planes) -> Tensor:
         """A decoded frame as a temporal feature is made anew from it."""
@@ -175,7 +180,8 @@ class _FramePass:
         kept = value * self.step
         shown = (value.detach() + network.correction(last) / CORRECTION_UNITS) * self.known_step
         # The correction answers for what is shown, all else for what later frames are predicted from.
-        of_kept, of_shown = (((residual - made).square() * self.weight).sum((1, 2, 3)) for made in (kept, shown))
+        of_kept = ((residual - kept).square() * self.kept_weight).sum((1, 2, 3))
+        of_shown = ((residual - shown).square() * self.weight).sum((1, 2, 3))
         sse = of_shown + (of_kept - of_kept.detach())
         return bits.sum((1, 2, 3)), sse, network.feature.renew(moved, last), (kept.detach(), shown.detach())
 
