@@ -44,6 +44,7 @@ from codec.streams import (
 # Codec family -> "module:class". A further codec adds its folder and one line here.
 CODECS: dict[str, str] = {
     "dcvc-fm": "codec.dcvc_fm.model:DCVCFM",
+    "dcvc-fm-base": "codec.dcvc_fm_base.model:DCVCFMBase",
     "innvc": "codec.innvc.model:InnVC",
 }
 
@@ -89,6 +90,9 @@ class Codec(nn.Module, ABC):
 
     family: ClassVar[str]
     config_class: ClassVar[type]
+    # Whether decoded frames are the same on every machine. Where they come from floats, only symbols are: a stream's
+    # checksums of frames then hold on the encoder's kind of device, and are not asked for.
+    exact_frames: ClassVar[bool] = True
 
     def __init__(self, config: Any) -> None:
         super().__init__()
