@@ -10,7 +10,7 @@ from torch import Tensor
 
 from codec.dcvc_fm_base.config import LATENT_CELL
 from codec.dcvc_fm_base.latent_coding import SymbolSource, Wanted, code_hyper, code_latent
-from codec.dcvc_fm_base.latent_prior import Expected
+from codec.dcvc_fm_base.latent_prior import Expected, LatentPrior
 from codec.dcvc_fm_base.pictures import coded_side, to_frame
 from codec.exact.operations import full_precision
 from codec.frames import Frame, VideoFormat
@@ -112,7 +112,9 @@ class CodingState:
             source, self.codec.intra.prior, tables, expected, wanted, lambda latent: latent * before / STEP_UNITS, after
         )
 
-    def _code_stepped(self, source: SymbolSource, prior, expected: Expected, wanted: Wanted | None) -> Tensor:
+    def _code_stepped(
+        self, source: SymbolSource, prior: LatentPrior, expected: Expected, wanted: Wanted | None
+    ) -> Tensor:
         steps = expected.maps
         return code_latent(
             source, prior, self.codec.inter_scales, expected, wanted, lambda latent: latent * STEP_UNITS / steps, steps
@@ -135,7 +137,7 @@ def after_intra(codec: DCVCFMBase, frame: Tensor, latent: Tensor) -> Memory:
 
 
 def temporal_feature(codec: DCVCFMBase, memory: Memory, place: int, refreshes: bool) -> Tensor:
-    """(B, F, H, W): adapted to the frame's place, or made anew from the decoded frame where there is none or a refresh."""
+    """(B, F, H, W): adapted to the frame's place; at a refresh, or without one, made anew from the decoded frame."""
     contexts = codec.inter.contexts
     if refreshes or memory.feature is None:
         return contexts.renewed(memory.frame)

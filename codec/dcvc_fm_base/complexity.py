@@ -69,7 +69,7 @@ def measured_parts(codec: DCVCFMBase) -> list[Part]:
     with _counting(codec) as inter:
         inter_frame(codec, frame, memory, qp, place=0, renews=False)
     counted = {"intra": intra, "inter": inter}
-    return [_part(codec, counted[model], model, *row) for model, *row in _PARTS]
+    return [_part(codec, counted[model], model, name, begins, decodes) for model, name, begins, decodes in _PARTS]
 
 
 def _part(

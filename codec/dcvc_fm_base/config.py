@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, TypeVar
 
 from codec.errors import UsageError
+
+Number = TypeVar("Number", int, float)
 
 CELL = 64  # a hyper-latent stands for so many luma samples a side: coded sizes are multiples of it
 LATENT_CELL = 16
@@ -17,9 +20,9 @@ class DCVCFMBaseConfig:
     """Widths in channels; the scale they stand at in brackets. Source: DCVC-FM (CVPR 2024, arXiv 2402.17414)."""
 
     # What training may go on under with new values, from the same weights.
-    RETUNABLE: ClassVar[tuple[str, ...]] = ("refresh_period", "place_weights", "save_memory")
+    RETUNABLE: ClassVar[tuple[str, ...]] = ("refresh_period", "place_weights")
 
-    # Intra model: encoder and, mirrored, decoder (1/2, 1/4, 1/8); latent (1/16), hyper-latent (1/64); decoder's U-Net (1).
+    # Intra model: encoder and, mirrored, decoder (1/2, 1/4, 1/8); latent (1/16), hyper-latent (1/64); the U-Net (1).
     intra_widths: tuple[int, int, int] = (128, 192, 256)
     intra_latent: int = 256
     intra_hyper: int = 128
@@ -52,8 +55,6 @@ class DCVCFMBaseConfig:
     refresh_period: int = 32
     # What training's distortion weighs for frames of each place in the hierarchy (0, 1, 2).
     place_weights: tuple[float, float, float] = (0.5, 1.2, 0.9)
-    # Training computes each frame's transforms twice rather than keep them until the clip's end.
-    save_memory: bool = False
 
     def __post_init__(self) -> None:
         self.intra_widths = _three(self.intra_widths)  # JSON has lists
@@ -80,8 +81,7 @@ class DCVCFMBaseConfig:
             raise UsageError(f"codec setting feature = {self.feature}: must be a multiple of offset_groups")
 
 
-def _three(values: tuple[int, int, int] | tuple[float, float, float]) -> tuple:  # type: ignore[type-arg]
-    made = tuple(values)
-    if len(made) != 3:
-        raise UsageError(f"{made!r}: give three numbers")
-    return made
+def _three(values: Sequence[Number]) -> tuple[Number, Number, Number]:
+    if len(values) != 3:
+        raise UsageError(f"{values!r}: give three numbers")
+    return values[0], values[1], values[2]

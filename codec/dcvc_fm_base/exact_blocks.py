@@ -19,6 +19,7 @@ from codec.exact.operations import clamp, relu
 
 _MOST_PRODUCTS = 1040  # see `codec.exact.layers.check_sum`
 _QUIET = 0.02  # of the size that keeps activations as they are
+_FIRST_BIAS = 0.5  # 8 as an activation
 
 
 class WideExactConv(nn.Module):
@@ -31,11 +32,11 @@ class WideExactConv(nn.Module):
         super().__init__()
         parts = math.ceil(inputs * kernel * kernel / _MOST_PRODUCTS)
         self.sizes = [inputs // parts + (i < inputs % parts) for i in range(parts)]
-        self.parts = nn.ModuleList(
-            ExactConv2d(size, outputs, kernel, bias=i == 0) for i, size in enumerate(self.sizes)
-        )
+        self.parts = nn.ModuleList(ExactConv2d(size, outputs, kernel, bias=i == 0) for i, size in enumerate(self.sizes))
         for part in self.parts:
             nn.init.normal_(part.weight, std=gain / math.sqrt(inputs * kernel * kernel))  # type: ignore[arg-type]
+        # Without biases, hyper-latents that are all zero at first would leave every ReLU without a slope.
+        nn.init.normal_(self.parts[0].bias, std=_FIRST_BIAS * gain)  # type: ignore[arg-type]
 
     def forward(self, x: Tensor) -> Tensor:
         if len(self.parts) == 1:

@@ -1,9 +1,11 @@
 """The inter model: a frame given what was decoded before it.
 
-    frame ────────────┐   c1      c2 ·q      c3
-                      └─ 1/2 ──── 1/4 ────── 1/8 ─ latent 1/16 ─▶ symbols ─▶ latent ─ 1/8 ─ 1/4 ─ 1/2 ─ 1 ──┐
-                                                      │                                    c3     c2 ·q   c1 ├─ two U-Nets ─┬─ 3x3 ─▶ frame
-    symbols of earlier frames, motion ─ temporal prior ┴─ hyper 1/64 ─▶ symbols ─▶ prior                     ┘              └─▶ temporal feature
+    frame, c1 ─ 1/2 ─ with c2, ·q ─ 1/4 ─ with c3 ─ 1/8 ─ latent 1/16 ─┬─▶ symbols ─▶ latent
+                                                                       └─ hyper 1/64 ─▶ symbols ─┐
+    symbols of earlier frames, of the motion ─ temporal prior ───────────────────────────────────┴─ prior
+
+    latent ─ 1/8 ─ 1/4 ─ with c3 ─ 1/2 ·q ─ with c2 ─ 1 ─ with c1 ─ two U-Nets ─┬─ 3x3 ─▶ frame
+                                                                                └─▶ temporal feature
 
 Contexts c1, c2, c3 are in `temporal_contexts`, motion in `motion_model`. Transforms are floats, priors exact.
 Source: DCVC-FM (CVPR 2024, arXiv 2402.17414).

@@ -1,7 +1,8 @@
 """The intra model: a frame by itself.
 
-    frame ─ 1/2 ·q ─ 1/4 ─ 1/8 ─ latent 1/16 ─────────┬─▶ symbols ─▶ latent ─ 1/8 ─ 1/4 ─ 1/2 ·q ─ 1 ─ U-Net ─ 3x3 ─▶ frame
-                                     └ hyper 1/64 ─▶ symbols ─▶ prior
+    frame ─ 1/2 ·q ─ 1/4 ─ 1/8 ─ latent 1/16 ─┬─▶ symbols ─▶ latent
+                                              └─ hyper 1/64 ─▶ symbols ─▶ prior
+    latent ─ 1/8 ─ 1/4 ─ 1/2 ·q ─ 1 ─ U-Net ─ 3x3 ─▶ frame
 
 The transforms are floats; the prior is exact. Source: DCVC-FM (CVPR 2024, arXiv 2402.17414).
 """

@@ -33,7 +33,7 @@ class SymbolSource(Protocol):
     """Where symbols come from: the encoder's floats, which go into the packet, or the packet."""
 
     def exchange(self, numbers: Numbers, tables: Tables, proposal: Callable[[], Tensor]) -> Tensor:
-        """Symbols for table numbers (n,), int64 (n,) on the CPU. proposal: real-valued symbols (n,), only for encoders."""
+        """Symbols for table numbers (n,), int64 (n,) on the CPU. proposal: real-valued symbols (n,), for encoders."""
         ...
 
 
@@ -78,7 +78,12 @@ class HyperTables(LearnedTables):
 
 
 def code_hyper(
-    source: SymbolSource, tables: HyperTables, qp: int, size: tuple[int, int], wanted: Wanted | None, device: torch.device
+    source: SymbolSource,
+    tables: HyperTables,
+    qp: int,
+    size: tuple[int, int],
+    wanted: Wanted | None,
+    device: torch.device,
 ) -> Tensor:
     """Hyper-latents of `size` (h, w): whole float32 (1, Z, h, w)."""
     rows = tables.row(torch.tensor([qp])).expand(1, tables.channels, *size)

@@ -44,14 +44,14 @@ class LatentPrior(nn.Module):
     fused: channels of everything that the fusion sees, hyper-decoder's outputs included; at least those.
     """
 
-    def __init__(self, channels: int, hyper: int, hyper_out: int, fused: int, width: int, maps: int, blocks: int) -> None:
+    def __init__(
+        self, channels: int, hyper: int, hyper_out: int, fused: int, width: int, maps: int, blocks: int
+    ) -> None:
         super().__init__()
         self.channels, self.maps = channels, maps
         self.hyper = nn.Sequential(ExactUp(hyper, hyper), ExactUp(hyper, hyper), ExactBlockA(hyper, hyper_out))
         self.fusion = exact_chain([fused, *[width] * blocks, maps + 2 * channels], quiet=True)
-        self.adaptors = nn.ModuleList(
-            WideExactConv(maps + 3 * channels, width) for _ in range(SPATIAL_STEPS - 1)
-        )
+        self.adaptors = nn.ModuleList(WideExactConv(maps + 3 * channels, width) for _ in range(SPATIAL_STEPS - 1))
         self.spatial = exact_chain([width, width, width, 2 * channels], quiet=True)
 
     def hyper_features(self, z: Tensor) -> Tensor:
@@ -101,7 +101,7 @@ def as_activation(latent: Tensor) -> Tensor:
 
     With the logarithm's slope where the latent has a gradient.
     """
-    plain = latent.detach()
+    plain = torch.round(latent.detach())
     # `log_magnitude` counts sixteenths itself.
     whole = log_magnitude(plain / STEP_UNITS) * plain.sign()
     if not latent.requires_grad:

@@ -1,12 +1,15 @@
 """Motion between frames: a coarse-to-fine estimate for the encoder, and the codec that sends it.
 
-    two frames ─ estimate, 4 scales ─ flow ─ 1/2 ·q ─ 1/4 ─┬─ 1/8 ─ latent 1/16 ─▶ symbols ─▶ latent ─ 1/8 ─┬─ 1/4 ·q ─ 1/2 ─ flow
-                                     feature of the frame before, 1/4 ──────────────────────────────────────┴▶ the next one's
+    two frames ─ estimate, 4 scales ─ flow ─ 1/2 ·q ─ 1/4 ─ with feature ─ 1/8 ─ latent 1/16 ─▶ symbols ─▶ latent
+    latent ─ 1/8 ─ 1/4 ─ with feature ─┬─ ·q ─ 1/2 ─ flow
+                                       └─▶ the next frame's motion feature, 1/4
 
 Source: DCVC-FM (CVPR 2024); the estimate is of SpyNet's kind (CVPR 2017).
 """
 
 from __future__ import annotations
+
+from itertools import pairwise
 
 import torch
 import torch.nn.functional as F
@@ -24,7 +27,7 @@ from codec.streams import QP_COUNT
 
 
 class MotionEstimation(nn.Module):
-    """Flow (B, 2, H, W) in pixels, (across, down), that leads from a frame to where its pixels were in the one before."""
+    """Flow (B, 2, H, W) in pixels, (across, down): from a frame's pixels to where they were in the one before."""
 
     def __init__(self, scales: int, width: int) -> None:
         super().__init__()
@@ -49,7 +52,7 @@ class _FlowStep(nn.Sequential):
     def __init__(self, width: int) -> None:
         widths = [8, width // 2, width, width // 2, width // 4, 2]
         layers: list[nn.Module] = []
-        for inputs, outputs in zip(widths, widths[1:], strict=False):
+        for inputs, outputs in pairwise(widths):
             layers += [nn.Conv2d(inputs, outputs, 7, padding=3), nn.ReLU()]
         super().__init__(*layers[:-1])
         nn.init.normal_(layers[-2].weight, std=1e-3)  # type: ignore[arg-type]

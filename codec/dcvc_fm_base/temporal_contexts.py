@@ -1,9 +1,9 @@
 """From the temporal feature to contexts at three scales: adapted, taken apart, moved along the flow, fused.
 
-    temporal feature ─ adaptor of the frame's place ─┐
-    decoded frame, after a refresh ─ 3x3 ────────────┴─ 48 (1) ──┬─ 64 (1/2) ─┬─ 96 (1/4)
-                                          offset diversity       warp, flow/2  warp, flow/4
-                                             c1 ◀── fusion ──── c2 ◀──────── c3
+temporal feature ─ adaptor of the frame's place ─┐
+decoded frame, after a refresh ─ 3x3 ────────────┴─ 48 (1) ──┬─ 64 (1/2) ─┬─ 96 (1/4)
+                                      offset diversity       warp, flow/2  warp, flow/4
+                                         c1 ◀── fusion ──── c2 ◀──────── c3
 """
 
 from __future__ import annotations

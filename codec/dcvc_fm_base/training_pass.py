@@ -7,6 +7,7 @@ when coding.
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from typing import TYPE_CHECKING
 
 import torch
@@ -24,14 +25,21 @@ from codec.inter.context import STEP_UNITS
 if TYPE_CHECKING:
     from codec.dcvc_fm_base.model import DCVCFMBase
 
+_KEPT_SAMPLES = 6 * 256 * 256  # luma samples of a clip; longer or larger ones are computed twice, to save memory
 _REFRESHED = 0.25  # of training's clips have a refresh somewhere after their first inter frame
 
 
-@quantized_once()
 def training_pass(
     codec: DCVCFMBase, luma: Tensor, chroma: Tensor, qp: Tensor, conditions: TrainingConditions
 ) -> TrainingOutput:
     """See `Codec.forward`."""
+    twice = torch.is_grad_enabled() and luma[0].numel() > _KEPT_SAMPLES
+    # What is computed twice must find all as it was the first time, and so can't share quantized weights.
+    with nullcontext() if twice else quantized_once():
+        return _code_clips(codec, luma, chroma, qp, twice)
+
+
+def _code_clips(codec: DCVCFMBase, luma: Tensor, chroma: Tensor, qp: Tensor, twice: bool) -> TrainingOutput:
     frames = luma.shape[1]
     first = luma[:, 0], chroma[:, 0]
     made, memory, bits = intra_frame(codec, network_frame(*first), qp)
@@ -43,7 +51,7 @@ def training_pass(
         target = luma[:, t], chroma[:, t]
         place = place_in_hierarchy(t + begin)
         renews = refreshes(t, codec.config.refresh_period) or t == extra
-        made, memory, bits = inter_frame(codec, network_frame(*target), memory, qp, place, renews)
+        made, memory, bits = inter_frame(codec, network_frame(*target), memory, qp, place, renews, twice)
         outputs.append(_Coded(bits, made, target, codec.config.place_weights[place]))
     shown = [o.shown() for o in outputs]
     return TrainingOutput(
@@ -88,9 +96,9 @@ def intra_frame(codec: DCVCFMBase, frame: Tensor, qp: Tensor) -> tuple[Tensor, M
 
 
 def inter_frame(
-    codec: DCVCFMBase, frame: Tensor, memory: Memory, qp: Tensor, place: int, renews: bool
+    codec: DCVCFMBase, frame: Tensor, memory: Memory, qp: Tensor, place: int, renews: bool, twice: bool = False
 ) -> tuple[Tensor, Memory, Tensor]:
-    """As `intra_frame`."""
+    """As `intra_frame`. twice: for its gradients the frame is computed once more, rather than kept until then."""
     inter = codec.inter
     motion_model = inter.motion
 
@@ -116,10 +124,7 @@ def inter_frame(
         made, feature = inter.reconstruction(inter.decoder(found, contexts, qp), contexts)
         return made, feature, found, state, hyper_bits + bits
 
-    saves = codec.config.save_memory and torch.is_grad_enabled()
-    c1, c2, c3, motion, motion_feature, motion_bits = checkpoint(move, use_reentrant=False) if saves else move()
+    c1, c2, c3, motion, motion_feature, motion_bits = checkpoint(move, use_reentrant=False) if twice else move()
     given = c1, c2, c3, motion
-    made, feature, found, state, bits = (
-        checkpoint(rebuild, *given, use_reentrant=False) if saves else rebuild(*given)
-    )
+    made, feature, found, state, bits = checkpoint(rebuild, *given, use_reentrant=False) if twice else rebuild(*given)
     return made, Memory(held(made), feature, motion_feature, found, motion, state), motion_bits + bits
