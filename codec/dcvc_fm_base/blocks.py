@@ -31,7 +31,10 @@ class BlockA(nn.Module):
 
 
 class BlockB(nn.Module):
-    """Block A with a gated feed-forward part: 1x1 to four times the width in two halves, a · act(b), 1x1."""
+    """Block A with a gated feed-forward part: 1x1 to four times the width in two halves, a · sigmoid(b), 1x1.
+
+    The gate is bounded: with one that is not, a chain of these blocks squares large values over and over.
+    """
 
     def __init__(self, inputs: int, outputs: int = 0) -> None:
         super().__init__()
@@ -43,7 +46,7 @@ class BlockB(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         x = self.depth(x)
         value, gate = self.widen(x).chunk(2, dim=1)
-        return torch.as_tensor(x + self.narrow(value * _leaky(gate)))
+        return torch.as_tensor(x + self.narrow(value * torch.sigmoid(gate)))
 
 
 class _DepthPart(nn.Module):
