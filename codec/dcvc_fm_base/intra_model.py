@@ -22,6 +22,7 @@ from codec.streams import QP_COUNT
 
 _REFINE_BLOCKS = 1
 _GREY = 0.5
+_LOUDER = 8.0  # hyper-latents that all round to zero would tell the prior nothing, and learn slowly to
 
 
 class IntraModel(nn.Module):
@@ -71,4 +72,4 @@ class HyperEncoder(nn.Module):
         self.second = stride_two(hyper, hyper)
 
     def forward(self, latent: Tensor) -> Tensor:
-        return torch.as_tensor(self.second(nn.functional.leaky_relu(self.first(self.block(latent)))))
+        return torch.as_tensor(_LOUDER * self.second(nn.functional.leaky_relu(self.first(self.block(latent)))))
