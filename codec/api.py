@@ -91,7 +91,7 @@ class Codec(nn.Module, ABC):
     family: ClassVar[str]
     config_class: ClassVar[type]
     # Whether decoded frames are the same on every machine. Where they come from floats, only symbols are: a stream's
-    # checksums of frames then hold on the encoder's kind of device, and are not asked for.
+    # checksums of frames then bind under the encoder's own settings alone, and are not asked for.
     exact_frames: ClassVar[bool] = True
 
     def __init__(self, config: Any) -> None:
@@ -169,7 +169,8 @@ class Codec(nn.Module, ABC):
         False to end quietly with the frames so far. max_pixels: refuse streams of larger pictures.
 
         Raises StreamError where the stream is damaged, cut off (without `follow`) or of another model: a damaged
-        packet's frame is never given. Raises UsageError where `from_frame` is past the end.
+        packet's frame is never given. Frames that are not those the encoder saw are noticed at their run's end, if this
+        codec's frames are exact. Raises UsageError where `from_frame` is past the end.
         """
         reader = source if isinstance(source, StreamReader) else StreamReader(source, follow, max_pixels)
         return decode_stream(self, reader, from_frame, frames)

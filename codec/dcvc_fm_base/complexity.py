@@ -62,7 +62,7 @@ class Part:
 def measured_parts(codec: DCVCFMBase) -> list[Part]:
     """All parts of the model, the intra model's first; an inter frame is counted after another inter frame."""
     device = next(codec.parameters()).device
-    frame, qp = torch.rand(1, 3, CELL, CELL, device=device), torch.tensor([32], device=device)
+    frame, qp = torch.rand(1, 3, CELL, CELL, device=device, dtype=torch.float32), torch.tensor([32], device=device)
     with _counting(codec) as intra:
         _, memory, _ = intra_frame(codec, frame, qp)
     _, memory, _ = inter_frame(codec, frame, memory, qp, place=0, renews=True)

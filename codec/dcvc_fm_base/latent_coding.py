@@ -102,7 +102,7 @@ def code_latent(
     """
     batch, _, h, w = expected.params.shape
     channels = prior.channels
-    decoded = torch.zeros(batch, channels, h * w, device=expected.params.device)
+    decoded = expected.params.new_zeros(batch, channels, h * w)
     full = step.expand(batch, channels, h, w).flatten(2)
     target = gain(wanted.latent).flatten(2)[0] if wanted is not None else None
     for number, flat in enumerate(four_steps(channels, h, w, decoded.device)):
@@ -136,7 +136,7 @@ def estimate_latent(
     """
     h, w = target.shape[2:]
     decoded = torch.zeros_like(target)
-    bits = torch.zeros(len(target), device=target.device)
+    bits = target.new_zeros(len(target))
     half = target.new_full((1,), 0.5)
     for number, flat in enumerate(four_steps(prior.channels, h, w, target.device)):
         indices, means = prior.scales_and_means(expected, number, as_activation(decoded))

@@ -56,7 +56,7 @@ def _code_clips(codec: DCVCFMBase, luma: Tensor, chroma: Tensor, qp: Tensor, twi
     shown = [o.shown() for o in outputs]
     return TrainingOutput(
         bits=torch.stack([o.bits for o in outputs], dim=1),
-        field_bits=torch.zeros(len(luma), device=luma.device),
+        field_bits=outputs[0].bits.new_zeros(len(luma)),
         sse=torch.stack([o.squared_error() for o in outputs], dim=1),
         luma=torch.stack([y for y, _ in shown], dim=1),
         chroma=torch.stack([uv for _, uv in shown], dim=1),

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import io
+import os
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -401,6 +404,23 @@ def test_full_size_encodes_and_decodes(tmp_path: Path) -> None:
     sizes = [f.bytes for f in report.frames]
     print(f"\n{len(data)} bytes {sizes}, encode {encoded - started:.1f} s, decode {time.perf_counter() - loaded:.1f} s")
     assert min(sizes) > 100
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+def test_symbols_are_the_same_on_very_different_configurations(tmp_path: Path) -> None:
+    """Other instruction sets, threads, libraries and types, each in a process of its own; frames may differ."""
+    save_codec(make_codec(refresh_period=3), tmp_path / "model")
+    script = Path(__file__).parents[2] / "benchmarks" / "configurations.py"
+    names = ("reference", "2 threads", "oneDNN off, 2 threads, channels last", "no AVX anywhere", "float64 by default",
+             "within autocast")  # fmt: skip
+    done = subprocess.run(
+        [sys.executable, str(script), "--model", str(tmp_path / "model"), "--size", "130x70", "--frames", "6",
+         "--only", ";".join(names), "--jobs", "1"],
+        env={k: v for k, v in os.environ.items() if k != "BITREEL_TEST_CLIPS"}, capture_output=True, text=True,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "the same everywhere" in done.stdout and "failed" not in done.stdout
 
 
 @pytest.mark.slow
