@@ -44,6 +44,7 @@ from codec.streams import (
 # Codec family -> "module:class". A further codec adds its folder and one line here.
 CODECS: dict[str, str] = {
     "dcvc-fm": "codec.dcvc_fm.model:DCVCFM",
+    "dcvc-fm-base": "codec.dcvc_fm_base.model:DCVCFMBase",
     "innvc": "codec.innvc.model:InnVC",
 }
 
@@ -91,6 +92,9 @@ class Codec(nn.Module, ABC):
     config_class: ClassVar[type]
     # Whether each frame may have a QP of its own, between whole ones too, and so follow a bitrate.
     steers_quality: ClassVar[bool] = False
+    # Whether decoded frames are the same on every machine. Where they come from floats, only symbols are: a stream's
+    # checksums of frames then bind under the encoder's own settings alone, and are not asked for.
+    exact_frames: ClassVar[bool] = True
 
     def __init__(self, config: Any) -> None:
         super().__init__()
@@ -167,7 +171,8 @@ class Codec(nn.Module, ABC):
         False to end quietly with the frames so far. max_pixels: refuse streams of larger pictures.
 
         Raises StreamError where the stream is damaged, cut off (without `follow`) or of another model: a damaged
-        packet's frame is never given. Raises UsageError where `from_frame` is past the end.
+        packet's frame is never given. Frames that are not those the encoder saw are noticed at their run's end, if this
+        codec's frames are exact. Raises UsageError where `from_frame` is past the end.
         """
         reader = source if isinstance(source, StreamReader) else StreamReader(source, follow, max_pixels)
         return decode_stream(self, reader, from_frame, frames)

@@ -228,10 +228,11 @@ def decode_stream(
     if first is not None:
         for frame in codec.decode_frames(tapped(first), reader.header):
             packet = taken.popleft()
-            runs.add(packet, frame)
+            if codec.exact_frames:
+                runs.add(packet, frame)
             if packet.index >= from_frame:
                 yield frame
-    if reader.finished:
+    if reader.finished and codec.exact_frames:
         runs.check_all()
     _check_reached(from_frame, reader.frames_met, "" if reader.finished else " so far")
 

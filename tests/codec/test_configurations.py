@@ -69,3 +69,6 @@ def test_a_difference_is_found_out(tmp_path: Path) -> None:
     assert same([row, {**row, "stream": "x", "own_decodes": True}])  # another encoder's choice, that decodes here
     assert not same([row, {**row, "stream": "x", "own_decodes": False}])
     assert not same([row, {"configuration": "other", "failed": "exit status 1"}])
+    loose = {**row, "exact_frames": False}  # frames from floats may differ; nothing else may
+    assert same([loose, {**loose, "frames": "x"}])
+    assert not same([loose, {**loose, "symbols": "x"}])

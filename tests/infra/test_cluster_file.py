@@ -152,3 +152,12 @@ def connects(settings: dict[str, str]) -> bool:
     )  # fmt: skip
     assert done.returncode == 0 or "Failed to connect to Ray cluster" in done.stderr, done.stderr
     return done.returncode == 0
+
+
+def test_every_package_is_installed() -> None:
+    project = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())
+    listed = project["tool"]["setuptools"]["packages"]
+    tops = {name.split(".")[0] for name in listed}
+    folders = [p.parent.relative_to(REPOSITORY) for top in tops for p in (REPOSITORY / top).rglob("__init__.py")]
+    found = {".".join(folder.parts) for folder in folders}
+    assert set(listed) - {"infra.templates"} == found - {"infra.templates"}
