@@ -34,6 +34,7 @@ from trainers.recipe import Recipe, load_recipe
 MODEL_NAME = "demo"
 RECIPE = "innvc-demo"
 SHIPPED = "innvc-small"  # the built-in model that it fine-tunes
+OTHER = "dcvc-fm-small"  # the other codec's, measured beside it as it comes
 QPS = (0, 12, 24, 36, 48, 60)
 ANCHORS = ("x265-ldp-psnr",)
 FRAMES = 16
@@ -53,8 +54,9 @@ class DemoResult:
     """What the demo found.
 
     against_untrained: BD-rate of the trained model over the same codec with untrained weights. against_shipped: over
-    the built-in model that it was fine-tuned from, None where it began untrained. field_saving: percent of all bits
-    that the conditioning field saves over the same model without it.
+    the built-in model that it was fine-tuned from, None where it began untrained. other, other_report: the other
+    codec's built-in model on the same clips, None where it does not lie there. field_saving: percent of all bits that
+    the conditioning field saves over the same model without it.
     """
 
     ingest: IngestReport
@@ -65,6 +67,8 @@ class DemoResult:
     version: int
     gate: GateResult
     report: Path
+    other: Evaluation | None
+    other_report: Path | None
     store: Path
     rendered: bool
     seconds: dict[str, float] = field(default_factory=dict)
@@ -130,7 +134,9 @@ def run_demo(
     clock.lap("train")
 
     others = f"the built-in {SHIPPED} and untrained weights" if shipped else "its untrained start"
-    say(f"Evaluate: real files, decoded by other processes, beside x265; then without field, and {others}")
+    say(
+        f"Evaluate: real files, decoded by other processes, beside x265; then without field, {others}, and the built-in {OTHER}"
+    )
     champion = next((v for v in list_versions(MODEL_NAME) if CHAMPION in v.aliases), None)
     model = resolve_model(f"{MODEL_NAME}@{trained.version}")
 
@@ -149,6 +155,9 @@ def run_demo(
         without_field = measure("evaluation-no-field", model, field=False)
         of_untrained = measure("evaluation-untrained", untrained)
         of_shipped = measure("evaluation-shipped", shipped) if shipped else None
+        other = builtin_models().get(OTHER)
+        of_other = measure(f"evaluation-{OTHER}", other, anchors=ANCHORS, champion=model) if other else None
+    other_report = write_report(of_other, out / f"evaluation-{OTHER}" / REPORT_FILE) if of_other else None
     report = write_report(evaluation, out / "evaluation" / REPORT_FILE)
     log_evaluation(evaluation, report, get_version(MODEL_NAME, str(trained.version)), champion)
     clock.lap("evaluate")
@@ -163,6 +172,8 @@ def run_demo(
         version=trained.version,
         gate=gate,
         report=report,
+        other=of_other,
+        other_report=other_report,
         store=store,
         rendered=rendered,
         seconds=seconds,

@@ -67,7 +67,7 @@ def demo(
 
 
 def _print_summary(result: DemoResult, uri: str) -> None:
-    from infra.demo import ANCHORS, SHIPPED, bd_rate_of
+    from infra.demo import ANCHORS, OTHER, SHIPPED, bd_rate_of
 
     scores = result.evaluation.scores
     for anchor in ANCHORS:
@@ -76,6 +76,11 @@ def _print_summary(result: DemoResult, uri: str) -> None:
             console.print(f"BD-rate against {anchor}: {_percent(answer.percent, answer.refused)}")
             if answer.percent is not None and answer.percent > 0:
                 console.print("  It takes more bits than x265 on this footage.")
+        beside = result.other and bd_rate_of(result.other, anchor)
+        if beside:
+            console.print(
+                f"BD-rate of the built-in {OTHER} against {anchor}: {_percent(beside.percent, beside.refused)}"
+            )
     untrained, shipped = result.against_untrained, result.against_shipped
     if shipped is not None:
         gain = _percent(shipped.percent, shipped.refused)
@@ -96,6 +101,8 @@ def _print_summary(result: DemoResult, uri: str) -> None:
     champion = f"demo@{result.version}" if result.gate.passed else "unchanged"
     console.print(f"champion: {champion} (see: bitreel models demo)", soft_wrap=True)
     console.print(f"report: {result.report}", soft_wrap=True)
+    if result.other_report is not None:
+        console.print(f"report of {OTHER}, the demo's model beside it: {result.other_report}", soft_wrap=True)
     console.print(f"MLflow UI: .venv/bin/mlflow ui --backend-store-uri {uri}", soft_wrap=True)
 
 
@@ -112,6 +119,7 @@ def _figures(result: DemoResult) -> dict[str, object]:
         "version": f"demo@{result.version}",
         "promoted": result.gate.moved,
         "report": str(result.report),
+        "other_report": str(result.other_report) if result.other_report else None,
         "store": str(result.store),
         "rendered": result.rendered,
         "seconds": result.seconds,
