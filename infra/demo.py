@@ -134,9 +134,7 @@ def run_demo(
     clock.lap("train")
 
     others = f"the built-in {SHIPPED} and untrained weights" if shipped else "its untrained start"
-    say(
-        f"Evaluate: real files, decoded by other processes, beside x265; then without field, {others}, and the built-in {OTHER}"
-    )
+    say(f"Evaluate: real files, decoded by other processes, beside x265; then without field, {others}; {OTHER}")
     champion = next((v for v in list_versions(MODEL_NAME) if CHAMPION in v.aliases), None)
     model = resolve_model(f"{MODEL_NAME}@{trained.version}")
 

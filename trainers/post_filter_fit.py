@@ -18,12 +18,13 @@ from numpy.typing import NDArray
 
 from codec.atomic_files import write_atomically
 from codec.inter.filter_sums import Sums, Watch
+from codec.inter.intra_boost import intra_boost
 from codec.inter.post_filter import LARGEST
 from codec.streams import EncodeOptions
 from trainers.coded_clips import Progress, clips_of, load_inter_codec, run_tool
 
 _FRAMES = 6  # of a clip
-_BOOSTS = 120  # of intra frames, before the encoder holds them back for a short clip: 0 to 14 QPs
+_BOOSTS = 15  # of intra frames: 0 to 14 QPs
 _QPS = 2, 61
 _KEEP = 300.0  # samples that what is best for all classes counts as
 
@@ -64,13 +65,15 @@ def fit_filter(
     is damaged.
     """
     codec = load_inter_codec(model)
+    # An encoder that sees a clip's end is sparing with the intra frame of a short one.
+    held_back = intra_boost(1000, _FRAMES) / 1000 if codec.codec.segment_frames >= _FRAMES else 1.0
     config, draw = codec.codec.config, np.random.default_rng(seed)
     sums, size = Sums(), 0
     for number, frames in enumerate(clips_of(store, _FRAMES, clips, crop, seed)):
         state = codec.state(crop)
         watch = Watch(state, sums)
         # A short clip stands for a piece of a longer one: its intra frame may be as much finer as any.
-        codec.codec.config = replace(config, intra_boost=int(draw.integers(_BOOSTS)))
+        codec.codec.config = replace(config, intra_boost=round(int(draw.integers(_BOOSTS)) / held_back))
         options = EncodeOptions(int(draw.integers(_QPS[0], _QPS[1] + 1)), field=False)
         for coded in codec.code(frames, options, state):
             watch.take(coded.reconstruction)
