@@ -2,6 +2,7 @@
 
 import io
 import math
+from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import pytest
 import torch
 
 from codec.api import Codec, EncodeOptions, StreamReport, TrainingConditions, create_codec, load_codec, save_codec
+from codec.builtin import builtin_models
 from codec.dcvc_fm.config import refreshes
 from codec.dcvc_fm.scalers import QP_PARTS, QuantizationScalers
 from codec.errors import BitreelError, StreamError, UsageError
@@ -206,21 +208,23 @@ def test_small_model_keeps_its_budget() -> None:
 
 
 def test_training_sees_what_coding_does() -> None:
-    """Rate and distortion of the training pass's inter frames are near a real stream's, before the post filter.
+    """Rate and distortion of the training pass's inter frames are near a real stream's of the same clip.
 
-    The intra frame is another's, and what coding learns as it goes, training does not have.
+    The intra frame is another's; what coding learns as it goes, and the post filter, training does not have: on a
+    trained model neither makes much of a difference.
     """
-    codec, frames = make_codec(), make_frames(3, 128, 96)
+    codec, frames = load_codec(builtin_models()["dcvc-fm-small"]), make_frames(3, 128, 96)
+    codec.config = replace(codec.config, intra_boost=0)  # as training draws it from 0 on
     luma, chroma = as_batch(frames)
     for qp in (20, 45):
         with torch.no_grad():
             output = codec(luma, chroma, torch.tensor([qp]), TrainingConditions())
         _, seen, report = encode(codec, frames, EncodeOptions(qp))
-        estimated = sum(f.payload_bytes for f in report.frames[1:]) * 8
-        assert 0.6 < float(output.bits[0, 1:].sum()) / estimated < 1.5
+        bits = sum(f.payload_bytes for f in report.frames[1:]) * 8
+        assert 0.8 < float(output.bits[0, 1:].sum()) / bits < 1.25
         shown = 10 * math.log10(255**2 / mse(frames[1:], seen[1:]))
         trained = (output.luma[0, 1:, 0] - luma[0, 1:, 0].float()).square().mean()
-        assert abs(10 * math.log10(255**2 / float(trained)) - shown) < 1.0
+        assert abs(10 * math.log10(255**2 / float(trained)) - shown) < 0.7
 
 
 def test_every_parameter_learns() -> None:

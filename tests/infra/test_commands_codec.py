@@ -11,8 +11,9 @@ import time
 from pathlib import Path
 
 import pytest
+import torch
 
-from codec.api import EncodeOptions, load_codec
+from codec.api import EncodeOptions, create_codec, load_codec, save_codec
 from codec.frames import Frame, VideoFormat, frames_digest
 from infra.cli import run
 from infra.registry import get_version, register_version, set_alias
@@ -34,6 +35,20 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     options = ["--model", str(home / "model"), "--qp", "40", "--json", str(home / "clip.json")]
     assert run(["encode", str(home / "clip.y4m"), str(home / "clip.brl"), *options]) == 0
     return home
+
+
+def test_a_bitrate_is_followed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    torch.manual_seed(0)
+    codec = create_codec("dcvc-fm", {"width": 16, "hidden": 16, "context_blocks": 0, "decoder_blocks": 0})
+    save_codec(codec, tmp_path / "model")
+    moving_clip(tmp_path / "clip.y4m", 64, 48, 60)
+    options = ["--model", str(tmp_path / "model"), "--bitrate", "150k", "--json", str(tmp_path / "f.json")]
+    assert run(["encode", str(tmp_path / "clip.y4m"), str(tmp_path / "o.brl"), *options]) == 0
+    assert abs(json.loads((tmp_path / "f.json").read_text())["bitrate"] / 150e3 - 1) < 0.05
+    assert "off the bitrate" not in capsys.readouterr().out
+    options[3] = "2"
+    assert run(["encode", str(tmp_path / "clip.y4m"), str(tmp_path / "o.brl"), *options]) == 0
+    assert "off the bitrate" in " ".join(capsys.readouterr().out.split())
 
 
 def _reconstruction(place: Path) -> str:
@@ -233,6 +248,9 @@ def test_following_a_stream_that_grows(place: Path, tmp_path: Path, capsys: pyte
         (["encode", "none.mp4", "o.mp4", "--model", "MODEL", "--qp", "3"], 2, ".brl"),
         (["encode", "none.mp4", "o.brl", "--model", "./none", "--qp", "3"], 2, "./none"),
         (["encode", "a.yuv", "o.brl", "--model", "MODEL", "--qp", "3", "--size", "64"], 2, "--size '64'"),
+        (["encode", "none.mp4", "o.brl", "--model", "MODEL"], 2, "either --qp"),
+        (["encode", "none.mp4", "o.brl", "--model", "MODEL", "--qp", "3", "--bitrate", "1M"], 2, "either --qp"),
+        (["encode", "none.mp4", "o.brl", "--model", "MODEL", "--bitrate", "fast"], 2, "--bitrate 'fast'"),
         (["decode", "none.brl", "o.y4m"], 2, "none.brl"),
         (["inspect", "none.brl"], 2, "none.brl"),
         (["decode", "none.brl", "o.gif"], 2, "o.gif"),
