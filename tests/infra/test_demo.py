@@ -7,7 +7,7 @@ import pytest
 from codec.api import load_codec, save_codec
 from codec.errors import UsageError
 from infra.cli import run
-from infra.demo import QPS, SHIPPED, DemoResult, held_out_videos, run_demo
+from infra.demo import OTHER, QPS, SHIPPED, DemoResult, held_out_videos, run_demo
 from infra.registry import CHAMPION, list_versions
 from infra.tracking import connect
 from pipeline.manifest import read_manifest
@@ -16,7 +16,7 @@ from pipeline.store import verify_store
 from trainers.loop import fresh_codec
 from trainers.recipe import load_recipe
 
-STAGES = {"ingest", "train", "evaluation", "evaluation-no-field", "evaluation-untrained"}
+STAGES = {"ingest", "train", "evaluation", "evaluation-no-field", "evaluation-untrained", f"evaluation-{OTHER}"}
 
 
 def demo(tmp_path: Path, shipped: list[str], ours: list[str]) -> tuple[DemoResult, dict[str, tuple[int, int]]]:
@@ -52,6 +52,8 @@ def test_from_videos_to_a_champion(tmp_path: Path) -> None:
     assert held_out and not training & {str(path) for path in held_out}
     assert [p.qp for p in result.evaluation.sequences[0].points] == list(QPS)
     assert result.evaluation.scores["decode_hash_failures"] == 0
+    assert result.other is not None and result.other.scores["decode_hash_failures"] == 0
+    assert result.other_report is not None and OTHER in result.other_report.read_text()
     assert result.report.is_file()
     assert result.against_shipped is not None and result.against_untrained is not None
 
