@@ -40,9 +40,11 @@ def decay(by_frame: Sequence[float]) -> float:
 
 
 def palindrome(video: Path, frames: int, cache: Path) -> EvaluationSource:
-    """The clip forward and backward, `frames` in all, as often as it takes."""
-    source = prepare_source(video, cache, frames // 2)
+    """The clip forward and backward, `frames` in all, as often as it takes; it ends with the pictures it began with."""
+    source = prepare_source(video, cache, frames // 2 + 1)
     held = list(source.frames())
+    times = -(-frames // (2 * max(len(held) - 1, 1)))
+    held = held[: round(frames / (2 * times)) + 1]
     turn = held + held[-2:0:-1]
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / f"{source.name}.y4m"

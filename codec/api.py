@@ -55,10 +55,13 @@ class TrainingConditions:
 
     mask_fraction: share of latent channels kept alive at QP 0 (1.0 = all alive); rises to 1 with QP.
     field_dropout: chance per sample that the conditioning field is switched off, so that the codec works without it.
+    picture_gradients: gradients go from a frame to the decoded frames that it was predicted from (DCVC-FM's cascaded
+        loss as a whole; codecs that train frame by frame ignore it).
     """
 
     mask_fraction: float = 1.0
     field_dropout: float = 0.0
+    picture_gradients: bool = False
 
 
 @dataclass(frozen=True)

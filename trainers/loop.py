@@ -135,7 +135,7 @@ def train(
         clips = batches.batch(step)
         luma, chroma = clips.luma.to(device), clips.chroma.to(device)
         qp = draw_qps(recipe, step, rank, world).to(device)
-        conditions = TrainingConditions(mask_fraction=now.mask_fraction, field_dropout=now.phase.field_dropout)
+        conditions = TrainingConditions(now.mask_fraction, now.phase.field_dropout, now.phase.picture_gradients)
 
         optimizer.zero_grad(set_to_none=True)
         lambdas = lambda_of(qp, now.phase.lambda_range)

@@ -12,7 +12,7 @@ from typing import Any
 
 from codec.api import QP_COUNT
 from codec.errors import UsageError
-from trainers.recipe_checks import Check, fill_dataclass, numbers, one_of, text, texts, whole
+from trainers.recipe_checks import Check, fill_dataclass, flag, numbers, one_of, text, texts, whole
 
 LAMBDA_LOWEST = 7.5 / 128**2  # bits per squared 8-bit error at QP 0; QP 63 is 128² times as strict
 LAMBDA_HIGHEST = 7.5
@@ -34,6 +34,7 @@ class Phase:
     field_dropout: chance that a sample trains without the conditioning field.
     frozen: parameters whose names start with one of these do not move.
     grad_clip: largest gradient norm; steeper gradients are scaled down to it.
+    picture_gradients: gradients go through decoded frames too, not only through temporal features (dcvc-fm).
     """
 
     name: str
@@ -51,6 +52,7 @@ class Phase:
     field_dropout: float = 0.0
     frozen: tuple[str, ...] = ()
     grad_clip: float = 1.0
+    picture_gradients: bool = False
 
 
 @dataclass(frozen=True)
@@ -112,6 +114,7 @@ _PHASE_CHECKS: dict[str, Check] = {
     "field_dropout": _SHARE,
     "frozen": texts(),
     "grad_clip": numbers(1e-9, 1e9),
+    "picture_gradients": flag(),
 }
 _RECIPE_CHECKS: dict[str, Check] = {
     "seed": whole(0),

@@ -70,6 +70,8 @@ class CodingState(InterState):
         source.finish()
         self.feature = coded.feature
         rebuilt, shown = (_rebuilt(prediction, residual) for residual in (coded.kept, coded.shown))
+        if self.codec.config.correction_in_loop:
+            rebuilt = shown
         step = torch.tensor([max(int(expectation.look.steps[0]) >> FRACTION_BITS, 1)], device=self.device)
         self.renew_reference(prediction, (rebuilt[0].float()[None], rebuilt[1].float()[None]), step)
         self.end_symbols()

@@ -16,7 +16,7 @@ class DCVCFMConfig:
     """Sizes of the networks, and how quality goes from frame to frame. The defaults are the small model."""
 
     # What training may go on under with new values, from the same weights.
-    RETUNABLE: ClassVar[tuple[str, ...]] = ("refresh_period", "intra_boost", "hierarchy_boosts")
+    RETUNABLE: ClassVar[tuple[str, ...]] = ("refresh_period", "intra_boost", "hierarchy_boosts", "correction_in_loop")
 
     # Channels of the networks' features, at 1/8 resolution, and of the hidden layer of their blocks.
     width: int = 128
@@ -37,6 +37,8 @@ class DCVCFMConfig:
     hierarchy_boosts: tuple[int, ...] = (0, 3, 2)
     # The intra frame is coded at a QP up to this much higher, since all frames after it are predicted from it.
     intra_boost: int = 14
+    # Whether later frames are predicted from the corrected frame or from what was coded.
+    correction_in_loop: bool = False
     # Bits that a squared quantization step of error is worth when the quantizer decides between symbols.
     decision_price: float = 7.5
 

@@ -2,7 +2,8 @@
 
 As when coding: quantizer and order of halves, the exact networks with their rounding, the true motion search, frames
 that were coded as references. But the transform runs in floats, intra frames are merely quantized, and nothing adapts
-from frame to frame. The temporal feature carries gradients from frame to frame (a cascaded loss); pictures do not.
+from frame to frame. The temporal feature carries gradients from frame to frame (a cascaded loss); pictures do so where
+a phase asks for it.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ from codec.inter.layout import LUMA_CHANNELS, ORDER
 from codec.inter.prediction import Planes, Prediction, Reference, predict, renew
 from codec.inter.quantization import CHROMA_SHARE, FRACTION_BITS, intra_steps, quantize_float
 from codec.inter.scale_index import INDEX_UNITS, TOLD_GUESSES, whole_index
+from codec.inter.soft_motion import soft_compensation, with_gradient
 from codec.lifting import float_inverse, float_transform
 from codec.motion_coding import estimate_motion_bits
 from codec.motion_search import search_motion
@@ -35,6 +37,9 @@ if TYPE_CHECKING:
 REACH = 16  # luma samples of the coarse motion search: crops are small
 _INTRA_ROUNDING = 0.4  # of magnitudes in steps
 _REFRESHED = 0.25  # of training's clips have a refresh somewhere after their first inter frame
+# λ is so many times what a picture's own error is worth, for later frames are predicted from it (configs). Where
+# gradients go through pictures, a clip's last frame alone still has to answer for frames that are not there.
+_OWN_WORTH = 1 / 4.5
 # Squared error weights behind PSNR-YUV 6:1:1 a luma pixel: 6/8 of luma, 1/8 of each chroma plane of a quarter's size.
 _SSE_WEIGHT = [0.75 if c < 64 else 0.5 for c in ORDER]
 # What makes chroma's error in `CHROMA_SHARE` of luma's steps as dear as luma's: PSNR-YUV is a mean of decibels, and in
@@ -54,14 +59,17 @@ def training_pass(
     boost = torch.randint(0, codec.config.intra_boost + 1, qp.shape).to(qp.device)
     y, uv, intra_bits = _intra_frames(luma_f[:, 0], chroma_f[:, 0], _finer(qp, boost, 62))
     reference = Reference.after_intra((y, uv))
+    soft: list[Planes] = [(y, uv)]  # the same frames with gradients
     zeros = torch.zeros(batch, device=luma.device)
     outputs = [(intra_bits, _squared_error((luma_f[:, 0], chroma_f[:, 0]), (y, uv)), y, uv)]
-    extra = int(torch.randint(2, max(frames, 3), ())) if float(torch.rand(())) < _REFRESHED else 0
+    refreshed = float(torch.rand(())) < _REFRESHED and codec.config.refresh_period > 0
+    extra = int(torch.randint(2, max(frames, 3), ())) if refreshed else 0
     feature = vectors = None
     for t in range(1, frames):
         planes = luma_f[:, t], chroma_f[:, t]
         place = place_in_hierarchy(t)
-        coder = _FramePass(codec, _finer(qp, codec.config.hierarchy_boosts[place], 63), place)
+        worth = _OWN_WORTH if conditions.picture_gradients and t < frames - 1 else 1.0
+        coder = _FramePass(codec, _finer(qp, codec.config.hierarchy_boosts[place], 63), place, worth)
         with torch.no_grad():
             references, distances = [frame[0] for frame in reference.frames], reference.distances
             motion = search_motion(planes[0], references, distances, coder.step[:, 0, 0, 0], REACH, vectors)
@@ -72,11 +80,18 @@ def training_pass(
         if feature is None or refreshes(t, codec.config.refresh_period) or t == extra:
             feature = codec.network.renewed(coder.look(reference.last))
         moved = codec.network.feature.move(feature, vectors)
-        bits, sse, feature, residuals = coder.run(planes, prediction, moved, vectors)
+        base = prediction.base
+        if conditions.picture_gradients:
+            moving = soft_compensation(soft, motion.blocks)
+            base = with_gradient(base[0], moving[0]), with_gradient(base[1], moving[1])
+        bits, sse, feature, residuals = coder.run(planes, prediction, base, moved, vectors)
+        kept = _rebuilt(base, residuals[0])
         with torch.no_grad():
-            (y, uv), shown = (_rebuilt(prediction, residual) for residual in residuals)
+            shown = _rebuilt(prediction.base, residuals[1])
             whole = torch.floor(coder.step[:, 0, 0, 0]).clamp_min(1).long()
-            reference = renew(reference, prediction, (y, uv), whole, goes(reference.distances, *codec.STAYING))
+            gone = goes(reference.distances, *codec.STAYING)
+            reference = renew(reference, prediction, (kept[0].detach(), kept[1].detach()), whole, gone)
+            soft = [kept, *(each for n, each in enumerate(soft) if n != gone)]
         outputs.append((bits + motion_bits, sse, *shown))
     return TrainingOutput(
         bits=torch.stack([o[0] for o in outputs], dim=1),
@@ -91,11 +106,9 @@ def _finer(qp: Tensor, boost: Tensor | int, most: int) -> Tensor:
     return (qp + boost).clamp(0, most)
 
 
-def _rebuilt(prediction: Prediction, residual: Tensor) -> Planes:
-    luma, chroma = (
-        torch.round(p + r).clamp(0, 255)
-        for p, r in zip(prediction.base, float_inverse(from_order(residual)), strict=True)
-    )
+def _rebuilt(base: Planes, residual: Tensor) -> Planes:
+    soft = [p + r for p, r in zip(base, float_inverse(from_order(residual)), strict=True)]
+    luma, chroma = (with_gradient(torch.round(each.detach()).clamp(0, 255), each) for each in soft)
     return luma, chroma
 
 
@@ -127,7 +140,8 @@ def _intra_frames(luma: Tensor, chroma: Tensor, qp: Tensor) -> tuple[Tensor, Ten
 class _FramePass:
     """The float twin of `frame_coding.code_frame`, for a batch. The networks are the very same."""
 
-    def __init__(self, codec: DCVCFM, qp: Tensor, place: int) -> None:
+    def __init__(self, codec: DCVCFM, qp: Tensor, place: int, worth: float = 1.0) -> None:
+        self.worth = worth  # of an error in what is kept, as a share of λ
         self.codec, self.network, self.qp = codec, codec.network, qp
         self.place = torch.full_like(qp, place)
         self.step = self.network.scalers.decoder_steps(qp)[:, :, None, None]
@@ -143,12 +157,12 @@ class _FramePass:
         return frame_inputs(log_real(units), signed_real(units))
 
     def run(
-        self, planes: Planes, prediction: Prediction, moved: Tensor, vectors: Tensor
+        self, planes: Planes, prediction: Prediction, soft_base: Planes, moved: Tensor, vectors: Tensor
     ) -> tuple[Tensor, Tensor, Tensor, tuple[Tensor, Tensor]]:
         """One frame → bits (B,), weighted squared error of what is shown (B,), temporal feature, and the residuals
-        (B, 96, h, w) of what stays a reference and of what is shown."""
+        (B, 96, h, w) of what stays a reference and of what is shown. soft_base: the base, perhaps with gradients."""
         network, base = self.network, prediction.base
-        residual = to_order(float_transform(planes[0] - base[0], planes[1] - base[1]))
+        residual = to_order(float_transform(planes[0] - soft_base[0], planes[1] - soft_base[1]))
         expected = self._in_steps(base[0] - 128, base[1] - 128)
         apart = [self._in_steps(guess[0] - base[0], guess[1] - base[1]) for guess in prediction.guesses]
         magnitudes = [log_real(expected), *(log_real(each) for each in apart[:TOLD_GUESSES]), log_magnitude(vectors)]
@@ -179,11 +193,17 @@ class _FramePass:
         last = network.decode(features, decoded)
         kept = value * self.step
         shown = (value.detach() + network.correction(last) / CORRECTION_UNITS) * self.known_step
+        if self.codec.config.correction_in_loop:
+            kept = kept + (shown - kept.detach())
         # The correction answers for what is shown, all else for what later frames are predicted from.
-        of_kept = ((residual - kept).square() * self.kept_weight).sum((1, 2, 3))
+        of_kept = ((residual - kept).square() * self.kept_weight).sum((1, 2, 3)) * self.worth
         of_shown = ((residual - shown).square() * self.weight).sum((1, 2, 3))
-        sse = of_shown + (of_kept - of_kept.detach())
-        return bits.sum((1, 2, 3)), sse, network.feature.renew(moved, last), (kept.detach(), shown.detach())
+        sse = (
+            with_gradient(of_shown.detach(), of_kept)
+            if self.codec.config.correction_in_loop
+            else of_shown + (of_kept - of_kept.detach())
+        )
+        return bits.sum((1, 2, 3)), sse, network.feature.renew(moved, last), (kept, shown.detach())
 
     def _in_steps(self, luma: Tensor, chroma: Tensor) -> Tensor:
         return to_order(float_transform(luma, chroma)) / self.known_step
