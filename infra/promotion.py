@@ -6,15 +6,19 @@ import math
 import re
 import tomllib
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from importlib import resources
 from pathlib import Path
 from typing import Any
 
 from codec.errors import UsageError
-from infra.registry import CHAMPION, PREVIOUS, ModelVersion, get_version, list_versions, set_alias
+from infra.promotion_journal import PromotionJournal
+from infra.registry import CHALLENGER, CHAMPION, PREVIOUS, ModelVersion, get_version, list_versions, record_scores
 
 DEFAULT_GATE = "gate-default"
 COMPARED_WITH = "compared_with"  # tag: the champion that scores against the champion were measured with
+GATE = "gate."  # prefix of the tags that hold each rule's verdict
+GATE_VERDICT = "gate_verdict"  # tag: passed, or which rules failed
 _ALIAS = re.compile(r"(?!v\d+$|latest$|\d+$)[A-Za-z][A-Za-z0-9_-]*")
 
 
@@ -48,7 +52,8 @@ class Verdict:
 
 @dataclass(frozen=True)
 class GateResult:
-    """passed: every rule that applies holds. moved: the alias points to the version now and did not before."""
+    """passed: every rule that applies holds. moved: the alias points to the version now and did not before. previous:
+    the version that the alias pointed to. repaired: what was put right before, see `PromotionJournal.settle`."""
 
     name: str
     version: int
@@ -58,6 +63,7 @@ class GateResult:
     moved: bool
     dry_run: bool
     verdicts: tuple[Verdict, ...]
+    repaired: tuple[str, ...] = ()
 
 
 def promote(
@@ -70,26 +76,74 @@ def promote(
 ) -> GateResult:
     """Judge a version (number or alias, None: the newest) by a gate and move `alias` to it if every rule holds.
 
-    A champion that is replaced keeps the alias `previous`. `gate` is a name from configs/ or a TOML file. Raises
-    UsageError for an unknown model, version or gate, or an alias that can't be used.
+    A champion that is replaced keeps the alias `previous`. Verdicts are noted on the version (tags `gate.…`). Of two
+    promotions at the same time one is first; the other is judged anew, against what holds then. `gate` is a name from
+    configs/ or a TOML file. Raises UsageError for an unknown model, version or gate, or an alias that can't be used,
+    BitreelError where MLflow does not answer.
     """
     rules = load_gate(gate)
-    if not _ALIAS.fullmatch(alias) or alias == PREVIOUS:
+    if not _ALIAS.fullmatch(alias) or alias in (PREVIOUS, CHALLENGER):
         raise UsageError(f"--to '{alias}': not usable as an alias; take a word such as '{CHAMPION}' or 'candidate'")
-    version = get_version(name, which)
-    holders = {item: entry for entry in list_versions(name) for item in entry.aliases}
-    before = holders.get(alias)
-    champion = holders.get(CHAMPION)
-    verdicts = tuple(judge(rule, version, champion) for rule in rules)
-    passed = all(verdict.holds is not False for verdict in verdicts)
-    moves = passed and not dry_run and (before is None or before.version != version.version)
-    if moves:
-        if before is not None and alias == CHAMPION:  # first, so that a stop between the two loses nothing
-            set_alias(name, PREVIOUS, before.version)
-        set_alias(name, alias, version.version)
-    return GateResult(
-        name, version.version, alias, before.version if before else None, passed, moves, dry_run, verdicts
-    )
+    number = get_version(name, which).version
+    journal = PromotionJournal(name)
+    repaired: tuple[str, ...] = ()
+    while True:
+        standing = journal.settle()
+        repaired = (*repaired, *standing.repaired)
+        by_number = {item.version: item for item in list_versions(name)}
+        version, champion = by_number[number], by_number.get(standing.aliases.get(CHAMPION, 0))
+        before = standing.aliases.get(alias)
+        verdicts = tuple(judge(rule, version, champion) for rule in rules)
+        passed = all(verdict.holds is not False for verdict in verdicts)
+        moves = passed and not dry_run and before != number
+        if not dry_run:
+            record_scores(name, number, {}, _gate_notes(verdicts, str(gate), champion))
+        if moves:
+            after = standing.aliases | {alias: number}
+            if alias == CHAMPION and before is not None:
+                after[PREVIOUS] = before
+            held_by = f"version {before}" if before else "no version"
+            what = f"'{alias}': {held_by} → version {number}"
+            notes = {verdict.score: _told(verdict) for verdict in verdicts} | {"gate": str(gate)}
+            if not journal.claim(standing, after, what, version, notes):
+                continue  # another promotion was first, so the verdicts may be others now
+        return GateResult(name, number, alias, before, passed, moves, dry_run, verdicts, repaired)
+
+
+def roll_back(name: str) -> tuple[int, int]:
+    """Make the previous champion champion again and the champion `previous`: (new champion, the one before).
+
+    Raises UsageError where there is no previous one.
+    """
+    journal = PromotionJournal(name)
+    while True:
+        standing = journal.settle()
+        champion, previous = standing.aliases.get(CHAMPION), standing.aliases.get(PREVIOUS)
+        if champion is None or previous is None:
+            raise UsageError(
+                f"model '{name}' has no '{PREVIOUS}' to go back to; `bitreel models {name}` lists what it has"
+            )
+        after = standing.aliases | {CHAMPION: previous, PREVIOUS: champion}
+        what = f"rolled back: '{CHAMPION}': version {champion} → version {previous}"
+        if journal.claim(standing, after, what, get_version(name, str(previous)), {}):
+            return previous, champion
+
+
+def _gate_notes(verdicts: tuple[Verdict, ...], gate: str, champion: ModelVersion | None) -> dict[str, str]:
+    """What a version's tags tell of its judgement."""
+    failed = [verdict.score for verdict in verdicts if verdict.holds is False]
+    return {GATE + verdict.score: _told(verdict) for verdict in verdicts} | {
+        GATE_VERDICT: f"failed: {', '.join(failed)}" if failed else "passed",
+        "gate_file": gate,
+        "gate_champion": str(champion.version) if champion else "none",
+        "gate_time": datetime.now(UTC).isoformat(timespec="seconds"),
+    }
+
+
+def _told(verdict: Verdict) -> str:
+    word = {True: "holds", False: "fails", None: "does not apply"}[verdict.holds]
+    value = "not measured" if verdict.value is None else f"{verdict.value:.6g}"
+    return f"{word}: {value} ({verdict.limit})"
 
 
 def judge(rule: Rule, version: ModelVersion, champion: ModelVersion | None) -> Verdict:

@@ -19,14 +19,16 @@ import time
 import uuid
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import TypeVar
 
 from codec.errors import BitreelError
-from infra.registry import JOURNAL_SUFFIX, ModelVersion, delete_alias, list_versions, set_alias
+from infra.registry import CHAMPION, JOURNAL_SUFFIX, PREVIOUS, ModelVersion, list_versions, set_alias
 from infra.tracking import ask, connect, tracking_uri
 
 _MARK = "bitreel."  # prefix of an entry's tags
 _TRIES = 12  # of an entry's creation, where many write at once
+_CROWDED = ("locked", "version creation error", "already exists", "unique constraint", "deadlock")
 _T = TypeVar("_T")
 
 
@@ -98,11 +100,10 @@ class PromotionJournal:
         Where no journal is there yet, the aliases are taken as they are.
         """
         versions = list_versions(self.name)
-        pointed = {alias: item.version for item in versions for alias in item.aliases}
         counted = self.counting()
         if not counted:
-            return Standing(0, pointed, ())
-        return self._apply(counted[-1], pointed, {item.version for item in versions})
+            return Standing(0, {a: n for a, n in _pointed(versions).items() if a in (CHAMPION, PREVIOUS)}, ())
+        return self._apply(counted[-1], versions)
 
     def claim(
         self, standing: Standing, aliases: Mapping[str, int], what: str, version: ModelVersion, notes: Mapping[str, str]
@@ -143,36 +144,32 @@ class PromotionJournal:
             )
 
         for step in (make_model, make_entry):
-            _patiently(lambda step=step: ask(self._uri, step))  # type: ignore[misc]
+            _patiently(partial(ask, self._uri, step))
 
-    def _apply(self, entry: Entry, pointed: dict[str, int], there: set[int]) -> Standing:
+    def _apply(self, entry: Entry, versions: list[ModelVersion]) -> Standing:
         """Write the aliases of the entry that counts last, until none has come after it."""
         repaired: list[str] = []
         while True:
-            wanted = {alias: number for alias, number in entry.aliases.items() if number in there}
-            # The later in this order the more is lost by a stop in between: `champion` comes last.
-            for alias in sorted(set(wanted) | set(pointed), key=lambda item: (item == "champion", item)):
+            pointed, there = _pointed(versions), {item.version for item in versions}
+            # `champion` comes last: with it the promotion is seen.
+            for alias, number in sorted(entry.aliases.items(), key=lambda item: (item[0] == CHAMPION, item[0])):
                 held = pointed.get(alias)
-                if alias in wanted and held != wanted[alias]:
-                    _patiently(lambda a=alias, n=wanted[alias]: set_alias(self.name, a, n))  # type: ignore[misc]
+                if number not in there:
+                    repaired.append(f"'{alias}' should be version {number}, which is gone from the registry")
+                elif held != number:
+                    _patiently(partial(set_alias, self.name, alias, number))
                     if entry.applied:
                         where = "nothing" if held is None else f"version {held}"
                         repaired.append(
-                            f"'{alias}' pointed to {where}; the journal says version {wanted[alias]}, so it is back there"
+                            f"'{alias}' pointed to {where} and is back at version {number}, as the journal says"
                         )
-                elif alias in entry.aliases and alias not in wanted and held is None:
-                    repaired.append(f"'{alias}' was version {entry.aliases[alias]}, which is gone from the registry")
             if not entry.applied:
-                _patiently(lambda n=entry.number: self._mark_applied(n))  # type: ignore[misc]
+                _patiently(partial(self._mark_applied, entry.number))
             # Somebody faster may have entered and applied more while this was slow to write.
             newest = self.counting()[-1]
             if newest.number == entry.number:
-                kept = {alias: number for alias, number in pointed.items() if alias not in entry.aliases}
-                return Standing(entry.number, kept | wanted, tuple(repaired))
-            entry = newest
-            versions = list_versions(self.name)
-            there = {item.version for item in versions}
-            pointed = {alias: item.version for item in versions for alias in item.aliases}
+                return Standing(entry.number, {a: n for a, n in entry.aliases.items() if n in there}, tuple(repaired))
+            entry, versions = newest, list_versions(self.name)
 
     def _mark_applied(self, number: int) -> None:
         ask(
@@ -198,7 +195,11 @@ def _patiently(work: Callable[[], _T]) -> _T:
 
 def _is_crowded(error: Exception) -> bool:
     text = str(error).lower()
-    return any(sign in text for sign in ("locked", "version creation error", "already exists", "unique constraint", "deadlock"))
+    return any(sign in text for sign in _CROWDED)
+
+
+def _pointed(versions: list[ModelVersion]) -> dict[str, int]:
+    return {alias: item.version for item in versions for alias in item.aliases}
 
 
 def _number(entry: Entry) -> int:
@@ -210,6 +211,4 @@ def _entry(number: str, tags: Mapping[str, str], created_ms: int) -> Entry:
     aliases = {str(alias): int(version) for alias, version in json.loads(plain["aliases"]).items()}
     notes = {key.removeprefix("note."): text for key, text in plain.items() if key.startswith("note.")}
     notes["token"] = plain["token"]
-    return Entry(
-        int(number), int(plain["follows"]), plain["what"], aliases, notes, "applied" in plain, int(created_ms)
-    )
+    return Entry(int(number), int(plain["follows"]), plain["what"], aliases, notes, "applied" in plain, int(created_ms))

@@ -18,6 +18,8 @@ def print_gate_result(console: Console, result: GateResult) -> None:
     for verdict in result.verdicts:
         measured = "-" if verdict.value is None else f"{verdict.value:.6g}"
         table.add_row(verdict.score, measured, verdict.limit, _WORDS[verdict.holds])
+    for line in result.repaired:
+        console.print(f"put right: {line}", markup=False, soft_wrap=True)
     console.print(table)
     for verdict in result.verdicts:
         if not verdict.holds:

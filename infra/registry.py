@@ -23,7 +23,8 @@ if TYPE_CHECKING:
     from mlflow import MlflowClient
     from mlflow.entities.model_registry import ModelVersion as MlflowVersion
 
-CHAMPION, PREVIOUS = "champion", "previous"
+CHAMPION, PREVIOUS, CHALLENGER = "champion", "previous", "challenger"
+JOURNAL_SUFFIX = ".promotions"  # of the registered model that is a model's journal of promotions
 SCORE = "score."  # prefix of the tags that hold scores
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 
@@ -115,11 +116,10 @@ def record_scores(name: str, version: int, scores: Mapping[str, float], notes: M
 
 
 def list_models() -> list[str]:
-    """Names of all registered models."""
+    """Names of all registered models; journals of promotions are none."""
     client = connect()
-    return sorted(
-        model.name for model in ask(tracking_uri(), lambda: client.search_registered_models(max_results=1000))
-    )
+    found = ask(tracking_uri(), lambda: client.search_registered_models(max_results=1000))
+    return sorted(model.name for model in found if not model.name.endswith(JOURNAL_SUFFIX))
 
 
 def list_versions(name: str) -> list[ModelVersion]:
@@ -150,6 +150,12 @@ def set_alias(name: str, alias: str, version: int) -> None:
     """Point an alias to a version."""
     client = connect()
     ask(tracking_uri(), lambda: client.set_registered_model_alias(name, alias, str(version)))
+
+
+def drop_alias(name: str, alias: str) -> None:
+    """Take an alias away; nothing happens where there is none."""
+    client = connect()
+    ask(tracking_uri(), lambda: client.delete_registered_model_alias(name, alias))
 
 
 def split_ref(ref: str) -> tuple[str, str | None]:
@@ -234,6 +240,8 @@ def check_name(name: str) -> None:
 def check_free_name(name: str) -> None:
     """Raises UsageError for a name that a new model can't have: a bad one, or a built-in model's."""
     check_name(name)
+    if name.endswith(JOURNAL_SUFFIX):
+        raise UsageError(f"model name '{name}': names that end with {JOURNAL_SUFFIX} are journals of promotions")
     if name in builtin_models():
         raise UsageError(f"model name '{name}' is a built-in model's; choose another")
 

@@ -24,14 +24,26 @@ def promote_command(
     gate: Annotated[str, typer.Option(help="Gate: a TOML file, or a name from configs/.")] = "gate-default",
     to: Annotated[str, typer.Option(help="The alias to move.")] = "champion",
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Judge only, move nothing.")] = False,
+    rollback: Annotated[
+        bool, typer.Option("--rollback", help="Make the previous champion champion again; no gate is asked.")
+    ] = False,
     json_path: JsonOption = None,
 ) -> int:
     """Exit status 0 where the gate holds, 1 where it does not."""
-    from infra.promotion import promote
+    from codec.errors import UsageError
+    from infra.promotion import promote, roll_back
     from infra.promotion_table import print_gate_result
     from infra.registry import split_ref
 
     name, which = split_ref(ref)
+    if rollback:
+        if which is not None or dry_run or to != "champion":
+            raise UsageError("--rollback goes back to the previous champion: give the model's name alone")
+        champion, before = roll_back(name)
+        console.print(f"rolled back: 'champion' of {name} moved from version {before} to version {champion}",
+                      markup=False, soft_wrap=True)  # fmt: skip
+        write_json(json_path, {"name": name, "champion": champion, "previous": before})
+        return 0
     result = promote(name, which, gate=gate, alias=to, dry_run=dry_run)
     print_gate_result(console, result)
     write_json(json_path, dataclasses.asdict(result))

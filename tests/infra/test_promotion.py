@@ -135,6 +135,11 @@ def test_commands(app: typer.Typer, capsys: pytest.CaptureFixture[str], tmp_path
     with pytest.raises(UsageError, match="not usable as an alias"):
         app(["promote", "cams", "--to", "v7"], standalone_mode=False)
 
+    with pytest.raises(UsageError, match="model's name alone"):
+        app(["promote", "cams@1", "--rollback"], standalone_mode=False)
+    with pytest.raises(UsageError, match="no 'previous' to go back to"):
+        app(["promote", "cams", "--rollback"], standalone_mode=False)
+
     app(["models"], standalone_mode=False)
     assert "candidate → 1" in capsys.readouterr().out
     app(["models", "cams", "--json", str(figures)], standalone_mode=False)

@@ -1,0 +1,180 @@
+"""The journal of promotions: of two at once one wins, what is half done is finished, what was moved is put back."""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from codec.api import CODECS, create_codec, save_codec
+from codec.errors import BitreelError, UsageError
+from infra import promotion_journal
+from infra.promotion import promote, roll_back
+from infra.promotion_journal import PromotionJournal
+from infra.registry import get_version, list_models, list_versions, record_scores, register_version, set_alias
+from infra.tracking import connect, start_run, tracking_uri
+from tests.infra.mlflow_server import running_server
+
+GATE = "[[rules]]\nscore = 'bd_rate_vs_champion'\nmax = 0\nagainst = 'champion'\n"
+
+
+@pytest.fixture(autouse=True)
+def _surroundings(monkeypatch: pytest.MonkeyPatch, mlflow_home: Path) -> None:
+    monkeypatch.setitem(CODECS, "tiny", "tests.trainers.tiny_codec:Tiny")
+    Path("gate.toml").write_text(GATE)
+
+
+def new_versions(count: int, champion: int | None = None) -> list[int]:
+    folder = Path.cwd() / "checkpoint"
+    save_codec(create_codec("tiny", {}), folder)
+    run = start_run("made").run_id
+    made = [register_version("cams", folder, run) for _ in range(count)]
+    for version in made:
+        if champion is not None:
+            record_scores("cams", version, {"bd_rate_vs_champion": -1.0}, {"compared_with": str(champion)})
+    return made
+
+
+def aliases() -> dict[str, int]:
+    return {alias: version.version for version in list_versions("cams") for alias in version.aliases}
+
+
+def test_promotions_are_entered_and_rolled_back() -> None:
+    new_versions(1)
+    promote("cams", "1", gate="gate.toml")
+    new_versions(1, champion=1)
+    assert promote("cams", "2", gate="gate.toml").moved
+    assert aliases() == {"champion": 2, "previous": 1}
+    assert get_version("cams", "2").tags["gate.bd_rate_vs_champion"] == "holds: -1 (at most 0)"
+    assert get_version("cams", "2").tags["gate_verdict"] == "passed"
+    assert roll_back("cams") == (1, 2)
+    assert aliases() == {"champion": 1, "previous": 2}
+    counted = PromotionJournal("cams").counting()
+    assert [entry.what for entry in counted] == [
+        "'champion': no version → version 1",
+        "'champion': version 1 → version 2",
+        "rolled back: 'champion': version 2 → version 1",
+    ]
+    assert all(entry.applied for entry in PromotionJournal("cams").entries())
+    assert list_models() == ["cams"], "a journal is no model"
+
+
+def test_nothing_to_roll_back_to() -> None:
+    new_versions(1)
+    with pytest.raises(UsageError, match="no 'previous'"):
+        roll_back("cams")
+
+
+@pytest.mark.parametrize("writes", [0, 1])
+def test_a_promotion_that_stopped_in_between_is_finished_by_the_next_command(
+    writes: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    new_versions(1)
+    promote("cams", "1", gate="gate.toml")
+    new_versions(2, champion=1)
+    done: list[str] = []
+
+    def dying(name: str, alias: str, version: int) -> None:
+        if len(done) == writes:
+            raise KeyboardInterrupt
+        done.append(alias)
+        set_alias(name, alias, version)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(promotion_journal, "set_alias", dying)
+        with pytest.raises(KeyboardInterrupt):
+            promote("cams", "2", gate="gate.toml")
+    assert aliases()["champion"] == 1, "not seen yet"
+    late = promote("cams", "3", gate="gate.toml")  # its scores were measured against version 1, which is replaced
+    assert not late.passed and late.previous == 2
+    assert aliases() == {"champion": 2, "previous": 1}
+
+
+def test_an_alias_moved_by_hand_is_put_back_and_that_is_said() -> None:
+    new_versions(2)
+    promote("cams", "1", gate="gate.toml")
+    set_alias("cams", "champion", 2)
+    result = promote("cams", "1", gate="gate.toml")
+    assert aliases()["champion"] == 1 and not result.moved
+    assert "pointed to version 2 and is back at version 1" in result.repaired[0]
+
+
+def test_what_was_set_before_there_was_a_journal_stays() -> None:
+    new_versions(3)
+    set_alias("cams", "champion", 2)
+    set_alias("cams", "mine", 1)
+    record_scores("cams", 3, {"bd_rate_vs_champion": -1.0}, {"compared_with": "2"})
+    assert promote("cams", "3", gate="gate.toml").previous == 2
+    assert aliases() == {"champion": 3, "previous": 2, "mine": 1}
+
+
+def test_a_gap_in_the_journal_is_told() -> None:
+    new_versions(1)
+    promote("cams", "1", gate="gate.toml")
+    new_versions(1, champion=1)
+    promote("cams", "2", gate="gate.toml")
+    connect(tracking_uri()).delete_model_version("cams.promotions", "1")
+    with pytest.raises(BitreelError, match=r"entry 1 of the journal 'cams\.promotions' is gone"):
+        promote("cams", "2", gate="gate.toml")
+
+
+def racer(me: int, rounds: int, barrier: Any, out: Path) -> None:
+    """Promote one of each round's two versions at the same moment as the other racer."""
+    moved = []
+    for number in range(rounds):
+        barrier.wait()  # the versions are there
+        moved.append(promote("cams", str(2 * number + 2 + me), gate="gate.toml").moved)
+        barrier.wait()
+    out.write_text(json.dumps(moved))
+
+
+def race(rounds: int) -> None:
+    new_versions(1)
+    promote("cams", "1", gate="gate.toml")
+    context = multiprocessing.get_context("spawn")
+    barrier = context.Barrier(3, timeout=120)
+    outs = [Path(f"racer{me}.json").absolute() for me in range(2)]
+    racers = [context.Process(target=racer, args=(me, rounds, barrier, outs[me])) for me in range(2)]
+    for process in racers:
+        process.start()
+    champion = 1
+    for number in range(rounds):
+        assert new_versions(2, champion) == [2 * number + 2, 2 * number + 3]
+        barrier.wait()
+        barrier.wait()
+        held = aliases()
+        assert held["champion"] in (2 * number + 2, 2 * number + 3), "one of them has won"
+        assert held["previous"] == champion
+        champion = held["champion"]
+    for process in racers:
+        process.join(60)
+        assert process.exitcode == 0
+    wins = [json.loads(out.read_text()) for out in outs]
+    assert all(a != b for a, b in zip(*wins, strict=True)), "never two winners, never none"
+    counted = PromotionJournal("cams").counting()
+    assert [entry.aliases["champion"] for entry in counted][-1] == champion and len(counted) == rounds + 1
+
+
+def test_two_promotions_at_once() -> None:
+    race(3)
+
+
+@pytest.mark.slow
+def test_two_promotions_at_once_a_hundred_times() -> None:
+    race(100)
+
+
+@pytest.fixture
+def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    with running_server(tmp_path / "server") as uri:
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
+        yield uri
+
+
+@pytest.mark.slow
+def test_two_promotions_at_once_a_hundred_times_through_a_server(server: str) -> None:
+    race(100)
