@@ -39,6 +39,7 @@ COMMANDS = (
     "models",
     "export",
     "promote",
+    "submit",
     "report",
     "demo",
     "doctor",

@@ -21,12 +21,14 @@ _TOKEN_FILE = Path("~/.ray/auth_token")
 @contextmanager
 def ray_session(address: str | None) -> Iterator[int]:
     """Ray connected to `address`, or started on this machine; one already connected is used and left alone.
+    Within a Ray job (RAY_ADDRESS is set) it is the cluster that the job runs on.
 
     Gives the number of CPUs. Raises BitreelError where the cluster can't be reached.
     """
     if ray.is_initialized():
         yield _cpus()
         return
+    address = address or os.environ.get("RAY_ADDRESS")
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     # The next release's default, chosen now: without it Ray prints a warning about accelerators at each start.
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
@@ -36,7 +38,7 @@ def ray_session(address: str | None) -> Iterator[int]:
             ray.init(address="local", include_dashboard=False, **options)
         else:
             _check_reachable(address)
-            _use_token()
+            use_token()
             ray.init(address=address, **options)
     except Exception as error:  # whatever the client or the launcher raises, the person needs the address
         where = address or "this machine"
@@ -60,8 +62,10 @@ def _cpus() -> int:
     return int(ray.cluster_resources().get("CPU", 1)) or 1
 
 
-def _use_token() -> None:
-    """A cluster's token counts only in token mode; without the mode the client waits half a minute and gives up."""
+def use_token() -> None:
+    """Make Ray use this machine's token, where it has one.
+
+    A cluster's token counts only in token mode; without the mode the client waits half a minute and gives up."""
     has_token = os.environ.get("RAY_AUTH_TOKEN") or os.environ.get("RAY_AUTH_TOKEN_PATH")
     if has_token or _TOKEN_FILE.expanduser().is_file():
         os.environ.setdefault("RAY_AUTH_MODE", "token")

@@ -20,8 +20,10 @@ def with_gradient(exact: Tensor, soft: Tensor) -> Tensor:
 
 
 def soft_compensation(references: Sequence[Planes], blocks: Tensor) -> Planes:
-    """About what `codec.motion_compensation.compensate` predicts: references' luma (N, H, W) and chroma (N, 2, H/2, W/2)
-    float32; blocks (N, 6, H/8, W/8), see `codec.motion.Motion`. Gives luma and chroma of the same shapes.
+    """About what `codec.motion_compensation.compensate` predicts.
+
+    references: luma (N, H, W) and chroma (N, 2, H/2, W/2), float32. blocks: (N, 6, H/8, W/8), see
+    `codec.motion.Motion`. Gives luma and chroma of the same shapes.
     """
     n, _, height, width = references[0][1].shape
     luma = torch.stack([planes[0] for planes in references])
