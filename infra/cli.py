@@ -39,6 +39,7 @@ COMMANDS = (
     "models",
     "export",
     "promote",
+    "autopilot",
     "submit",
     "report",
     "demo",

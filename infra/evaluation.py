@@ -9,18 +9,19 @@ from __future__ import annotations
 import shutil
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from codec.api import QP_COUNT, load_codec
-from codec.errors import BitreelError, UsageError
+from codec.errors import BitreelError, UsageError, VideoError
 from infra.anchors import FIRST_QPS, anchor_point, check_anchors, next_qps
 from infra.bdrate import MIN_POINTS, PSNR_RANGES
 from infra.evaluation_results import CHAMPION, OURS, Evaluation, Point, SequenceResult
 from infra.evaluation_scores import bd_table, scores_of
 from infra.evaluation_source import EvaluationSource, prepare_source
-from infra.evaluation_streams import StreamSet, measure_stream_set
+from infra.evaluation_streams import KeptPoint, StreamSet, measure_stream_set
 from infra.pictures import write_picture
 
 DEFAULT_QPS = (0, 9, 18, 27, 36, 45, 54, 63)
@@ -29,6 +30,8 @@ DEFAULT_CACHE = Path("runs") / "cache"
 ANCHOR_MIN_SIDE = 16
 MAX_ANCHOR_POINTS = 12
 _THREADS_PER_TASK = 1
+_TRIES = 2  # of a task that raises; one whose process or machine dies Ray tries three times more
+_ALONE_PIXELS = 4_000_000  # luma pixels of a sequence from which on each QP is a task of its own
 
 Progress = Callable[[int, int, str], None]
 
@@ -53,11 +56,11 @@ def evaluate_model(
 
     frames: at most this many from each video's start. max_pixels: larger videos are area-averaged by a whole factor
     first, which the results state. champion: folder of another model that is coded alike and compared with. address:
-    a Ray cluster; without it Ray runs here. cache: frames and anchors kept between runs. on_progress gets (files
-    done, files in all, what was done last).
+    a Ray cluster; without it Ray runs here. cache: frames, points and anchors kept between runs, by content.
+    on_progress gets (files done, files in all, what was done last).
 
     Raises UsageError for wrong settings, VideoError for a video that can't be read, BitreelError where any point
-    fails: there are no results with gaps. Run again with the same `out`, finished stream sets are found again.
+    fails: there are no results with gaps. Run again, what was measured is found again, whatever `out` is.
     """
     qps = tuple(sorted(set(qps)))
     _check(videos, qps, frames, intra_period)
@@ -81,14 +84,15 @@ def evaluate_model(
     with ray_session(address):
         sources = _sources(ray, videos, cache / "sources", frames, max_pixels, report)
         _check_sizes(sources, anchors)
-        work = _Work(ray, sources, out, cache / "anchors", intra_period, report)
+        work = _Work(ray, sources, out, cache, intra_period, report)
         for source in sources:
             for label, (folder, digest) in models.items():
-                job = StreamSet(
-                    label, str(folder.absolute()), digest, source, qps, intra_period, field, _picture_frame(source),
-                    _THREADS_PER_TASK,
-                )  # fmt: skip
-                work.code(job)
+                for together in _tasks(source, qps):
+                    job = StreamSet(
+                        label, str(folder.absolute()), digest, source, together, intra_period, field,
+                        _picture_frame(source), _THREADS_PER_TASK,
+                    )  # fmt: skip
+                    work.code(job)
         for anchor in anchors:
             work.encode_anchor(anchor, list(FIRST_QPS))
         work.finish()
@@ -103,35 +107,50 @@ def evaluate_model(
     return evaluation
 
 
+def _tasks(source: EvaluationSource, qps: tuple[int, ...]) -> list[tuple[int, ...]]:
+    """The QPs of each task: one, where a stream takes longer than starting a decoder for it."""
+    return [qps] if source.pixels < _ALONE_PIXELS else [(qp,) for qp in qps]
+
+
+@dataclass(frozen=True)
+class _Task:
+    """what: a label or an anchor; start: gives the Ray task anew; files: it makes so many; tries: so far."""
+
+    what: str
+    source: EvaluationSource
+    files: int
+    start: Callable[[], Any]
+    tries: int = 1
+
+
 class _Work:
-    """Everything that is under way: one task a stream set, one task an anchor's file."""
+    """Everything that is under way: a task for one or a few QPs of a sequence, one for each of an anchor's files."""
 
     def __init__(
         self, ray: Any, sources: list[EvaluationSource], out: Path, cache: Path, intra_period: int, report: Progress
     ) -> None:
         self._ray, self._sources, self._out, self._cache = ray, sources, out, cache
         self._intra_period, self._report = intra_period, report
-        self._pending: dict[Any, tuple[str, EvaluationSource, int]] = {}  # task -> what, on what, files it makes
-        self._done, self._total = 0, 0
-        self.points: dict[str, dict[str, list[Point]]] = {}  # label -> sequence -> points
+        self._pending: dict[Any, _Task] = {}
+        self._done, self._total, self._coding = 0, 0, 0
+        self._coded: dict[str, dict[str, list[KeptPoint]]] = {}  # label -> sequence -> points as they come
         self.anchors: dict[str, dict[str, dict[int, tuple[Point, Path]]]] = {}
 
     def code(self, job: StreamSet) -> None:
-        name = job.source.name
-        task = self._ray.remote(num_cpus=1)(measure_stream_set).remote(
-            job, self._out / "streams" / name / job.label, self._out / "pictures" / name
-        )
-        self._add(task, job.label, job.source, len(job.qps))
+        remote = self._ray.remote(num_cpus=1)(measure_stream_set)
+        self._coding += 1
+        self._add(_Task(job.label, job.source, len(job.qps), lambda: remote.remote(job, self._cache / "points")))
 
     def encode_anchor(self, anchor: str, qps: list[int]) -> None:
+        remote = self._ray.remote(num_cpus=1)(anchor_point)
         for source in self._sources:
             self.anchors.setdefault(anchor, {}).setdefault(source.name, {})
             for qp in qps:
-                task = self._ray.remote(num_cpus=1)(anchor_point).remote(
-                    source, anchor, qp, self._cache, intra_period=self._intra_period,
+                start = partial(
+                    remote.remote, source, anchor, qp, self._cache / "anchors", intra_period=self._intra_period,
                     picture_frame=_picture_frame(source),
                 )  # fmt: skip
-                self._add(task, anchor, source, 1)
+                self._add(_Task(anchor, source, 1, start))
 
     def finish(self) -> None:
         """Wait for all; once our own curves are known, add anchor points where those ask for them."""
@@ -139,36 +158,54 @@ class _Work:
             while self._pending:
                 ready, _ = self._ray.wait(list(self._pending), num_returns=1)
                 self._take(ready[0])
-                if len(self.points.get(OURS, {})) == len(self._sources):
+                if not self._coding:
                     self._extend_anchors()
         except BaseException:
             for task in self._pending:
                 self._ray.cancel(task, force=True)
             raise
 
-    def _add(self, task: Any, what: str, source: EvaluationSource, files: int) -> None:
-        self._pending[task] = (what, source, files)
-        self._total += files
+    def points(self, source: EvaluationSource) -> dict[str, list[Point]]:
+        """Each model's points on a sequence by rising QP, their files gathered in the evaluation's folder."""
+        return {
+            label: [_gathered(each, self._out, source) for each in sorted(kept[source.name], key=lambda k: k.point.qp)]
+            for label, kept in self._coded.items()
+        }
+
+    def _add(self, task: _Task) -> None:
+        self._pending[task.start()] = task
+        self._total += task.files
         self._report(self._done, self._total, "")
 
-    def _take(self, task: Any) -> None:
-        what, source, files = self._pending.pop(task)
-        result = fetch(self._ray, task, f"{what} on {source.name}")
-        if what in (OURS, CHAMPION):
-            self.points.setdefault(what, {})[source.name] = result
+    def _take(self, reference: Any) -> None:
+        task = self._pending.pop(reference)
+        name = f"{task.what} on {task.source.name}"
+        try:
+            result = fetch(self._ray, reference, name)
+        except BitreelError as error:
+            # What is wrong with the videos or the wish stays wrong; what went wrong at work may go well elsewhere.
+            if isinstance(error, UsageError | VideoError) or task.tries >= _TRIES:
+                raise
+            self._report(self._done, self._total, f"{name} failed ({error}); trying again")
+            self._pending[task.start()] = replace(task, tries=task.tries + 1)
+            return
+        if task.what in (OURS, CHAMPION):
+            self._coding -= 1
+            self._coded.setdefault(task.what, {}).setdefault(task.source.name, []).extend(result)
         else:
-            self.anchors[what][source.name][result[0].qp] = result
-        self._done += files
-        self._report(self._done, self._total, f"{what} on {source.name}")
+            self.anchors[task.what][task.source.name][result[0].qp] = result
+        self._done += task.files
+        self._report(self._done, self._total, name)
 
     def _extend_anchors(self) -> None:
-        busy = {what for what, _, _ in self._pending.values()}
+        busy = {task.what for task in self._pending.values()}
         for anchor, by_sequence in self.anchors.items():
             if anchor in busy:
                 continue
             wanted: set[int] = set()
             for name, points in by_sequence.items():
-                wanted |= _missing_qps({qp: p.psnr_yuv for qp, (p, _) in points.items()}, self.points[OURS][name])
+                ours = [each.point for each in self._coded[OURS][name]]
+                wanted |= _missing_qps({qp: p.psnr_yuv for qp, (p, _) in points.items()}, ours)
             room = MAX_ANCHOR_POINTS - len(next(iter(by_sequence.values())))
             if wanted and room > 0:
                 self.encode_anchor(anchor, sorted(wanted)[:room])
@@ -246,10 +283,7 @@ def _sequence(work: _Work, source: EvaluationSource, anchors: list[str], out: Pa
     at = _picture_frame(source)
     frame = next(f for i, f in enumerate(source.frames()) if i == at)
     write_picture(folder / "source.webp", frame, source.format)
-    coded = {
-        label: [replace(p, picture=f"pictures/{source.name}/{label}-qp{p.qp:02d}.webp") for p in points[source.name]]
-        for label, points in work.points.items()
-    }
+    coded = work.points(source)
     ours = coded.pop(OURS)
     beside: dict[str, list[Point]] = coded
     for anchor in anchors:
@@ -259,6 +293,17 @@ def _sequence(work: _Work, source: EvaluationSource, anchors: list[str], out: Pa
             shutil.copyfile(picture, folder / name)
             beside[anchor].append(replace(point, picture=f"pictures/{source.name}/{name}"))
     return SequenceResult(source, ours, beside, f"pictures/{source.name}/source.webp", at)
+
+
+def _gathered(kept: KeptPoint, out: Path, source: EvaluationSource) -> Point:
+    """The point with its stream and picture in the evaluation's folder."""
+    label, qp = kept.point.codec, kept.point.qp
+    picture = f"pictures/{source.name}/{label}-qp{qp:02d}.webp"
+    for file, place in ((kept.stream, f"streams/{source.name}/{label}/qp{qp:02d}.brl"), (kept.picture, picture)):
+        target = out / place
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(file, target)
+    return replace(kept.point, picture=picture)
 
 
 def _notes(sequences: list[SequenceResult], frames: int) -> list[str]:

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import hashlib
 import json
 import os
+import shutil
 import subprocess
 import sys
 import tempfile
 import time
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +26,7 @@ from infra.evaluation_results import FramePoint, Point
 from infra.evaluation_source import EvaluationSource
 from infra.evaluation_worker import DecodeJob
 
+_STREAM, _PICTURE, _POINT = "stream.brl", "picture.webp", "point.json"  # in a point's folder of the cache
 ESTIMATE_FLOOR_BYTES = 1000  # below this a whole byte is too large a share to compare estimates by
 
 
@@ -41,32 +45,65 @@ class StreamSet:
     threads: int
 
 
-def measure_stream_set(job: StreamSet, folder: Path, pictures: Path) -> list[Point]:
-    """Encode all QPs to `folder`, decode them in one fresh process, and measure; one point a QP, worst quality first.
+@dataclass(frozen=True)
+class KeptPoint:
+    """A measured point in the cache, with its stream and a picture of one decoded frame."""
 
-    Each point's picture is the path of a decoded frame that the decoder wrote to `pictures`.
+    point: Point
+    stream: Path
+    picture: Path
 
-    A finished set is kept beside its streams and found again by a later run with the very same model, code, frames
-    and settings. Raises BitreelError where a stream can't be encoded or decoded: there is no set with gaps.
+
+def measure_stream_set(job: StreamSet, into: Path) -> list[KeptPoint]:
+    """Encode at all QPs, decode the files in one fresh process, and measure; one point a QP, in the order of `job.qps`.
+
+    Each point is kept in folder `into` under a name that follows from model, codec code, frames, QP and settings, and
+    any later evaluation finds it there again. Raises BitreelError where a stream can't be encoded or decoded: there is
+    no set with gaps.
     """
-    key = _key(job)
-    kept = folder / "points.json"
-    if kept.is_file():
-        stored = json.loads(kept.read_text())
-        if stored.get("key") == key:
-            return [Point.from_json(p) for p in stored["points"]]
+    folders = {qp: into / _key(job, qp) for qp in job.qps}
+    missing = [qp for qp, folder in folders.items() if _kept(folder) is None]
+    if missing:
+        _measure(job, missing, into, folders)
+    found = [_kept(folders[qp]) for qp in job.qps]
+    if None in found:
+        raise BitreelError(f"'{into}' lost what was just written there; is another process clearing it?")
+    return [each for each in found if each is not None]
+
+
+def _measure(job: StreamSet, qps: list[int], into: Path, folders: dict[int, Path]) -> None:
     import torch
 
     torch.set_num_threads(job.threads)
-    folder.mkdir(parents=True, exist_ok=True)
+    into.mkdir(parents=True, exist_ok=True)
     codec = load_codec(job.model)
-    encoded = {qp: encode_to_file(codec, job, qp, folder / f"qp{qp:02d}.brl") for qp in job.qps}
-    streams = [(qp, str(folder / f"qp{qp:02d}.brl"), str(pictures / f"{job.label}-qp{qp:02d}.webp")) for qp in job.qps]
-    decoded = decode_elsewhere(DecodeJob(job.model, job.source, streams, job.picture_frame, job.threads), folder.parent)
-    points = [measured_point(job, answer, *encoded[answer["qp"]], folder) for answer in decoded]
-    stored = {"key": key, "points": [dataclasses.asdict(p) for p in points]}
-    write_atomically(kept, json.dumps(stored).encode())
-    return points
+    with tempfile.TemporaryDirectory(dir=into, prefix=".part-") as scratch:
+        folder = Path(scratch)
+        encoded = {qp: encode_to_file(codec, job, qp, folder / f"qp{qp:02d}.brl") for qp in qps}
+        streams = [(qp, str(folder / f"qp{qp:02d}.brl"), str(folder / f"qp{qp:02d}.webp")) for qp in qps]
+        decoded = decode_elsewhere(DecodeJob(job.model, job.source, streams, job.picture_frame, job.threads), folder)
+        for answer in decoded:
+            qp = answer["qp"]
+            point = measured_point(job, answer, *encoded[qp], folder)
+            entry = folder / f"entry{qp:02d}"
+            entry.mkdir()
+            (folder / f"qp{qp:02d}.brl").rename(entry / _STREAM)
+            (folder / f"qp{qp:02d}.webp").rename(entry / _PICTURE)
+            write_atomically(entry / _POINT, json.dumps(dataclasses.asdict(point)).encode())
+            shutil.rmtree(folders[qp], ignore_errors=True)  # a damaged one, or none
+            with contextlib.suppress(OSError):  # another task was faster with the same point
+                entry.rename(folders[qp])
+
+
+def _kept(folder: Path) -> KeptPoint | None:
+    """The point in a folder of the cache; None where there is none, or one that is damaged."""
+    stream, picture = folder / _STREAM, folder / _PICTURE
+    try:
+        point = Point.from_json(json.loads((folder / _POINT).read_text()))
+        whole = stream.stat().st_size == point.bytes and picture.is_file()
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    return KeptPoint(point, stream, picture) if whole else None
 
 
 def encode_to_file(codec: Codec, job: StreamSet, qp: int, path: Path) -> tuple[StreamReport, str, float]:
@@ -136,6 +173,7 @@ def measured_point(
         "header_bytes": report.header_bytes,
         "field_bytes": report.field_bytes,
         "reported_bytes": report.bytes,
+        "decoder_peak_mb": answer["peak_mb"],
     }
     if report.bytes != size:
         raise BitreelError(
@@ -146,6 +184,7 @@ def measured_point(
     )
 
 
+@cache
 def codec_digest() -> str:
     """SHA-256 (hex) of the codec's source: another version may code otherwise."""
     import codec as codec_package
@@ -157,11 +196,11 @@ def codec_digest() -> str:
     return digest.hexdigest()
 
 
-def _key(job: StreamSet) -> str:
-    """Changes with anything that can change a result: model, codec code, frames, settings."""
-    digest = hashlib.sha256(codec_digest().encode())
-    described = dataclasses.asdict(job)
-    del described["model"], described["source"]
-    described["frames"] = [job.source.digest, job.source.width, job.source.height]
-    digest.update(json.dumps(described, sort_keys=True).encode())
-    return digest.hexdigest()
+def _key(job: StreamSet, qp: int) -> str:
+    """Changes with anything that can change a result: model, codec code, frames, QP, settings."""
+    told = {
+        "codec": codec_digest(), "model": job.model_hash, "label": job.label, "qp": qp,
+        "frames": [job.source.digest, job.source.width, job.source.height, job.source.fps],
+        "settings": [job.intra_period, job.field, job.picture_frame, job.threads],
+    }  # fmt: skip
+    return hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()[:32]

@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import resource
 import sys
 import time
 from dataclasses import dataclass
@@ -80,7 +81,11 @@ def _decode_stream(
             qualities.append(dataclasses.asdict(quality))
     if len(qualities) != len(source_frames):
         raise StreamError(f"'{path}' decodes to {len(qualities)} frames of {len(source_frames)}")
-    return {"qp": qp, "digest": digest.hexdigest(), "decode_seconds": seconds, "frames": qualities}
+    # Of the process so far: in a set of several streams, of the largest.
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    return {
+        "qp": qp, "digest": digest.hexdigest(), "decode_seconds": seconds, "frames": qualities, "peak_mb": peak
+    }  # fmt: skip
 
 
 def main(arguments: list[str]) -> int:

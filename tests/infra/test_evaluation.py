@@ -122,18 +122,21 @@ def test_results_are_read_back_as_written(evaluation: Evaluation) -> None:
         Evaluation.load(evaluation.folder / "streams")
 
 
-def test_finished_stream_set_is_found_again_until_something_changes(tmp_path: Path) -> None:
+def test_a_measured_point_is_found_again_until_something_changes(tmp_path: Path) -> None:
     source = moving_source(tmp_path, 64, 64, 2)
     model = save_small_model(tmp_path / "model")
     digest = load_codec(model).model_hash().hex()
     job = StreamSet("bitreel", str(model), digest, source, (40,), -1, True, 0, 1)
-    folder, pictures = tmp_path / "streams", tmp_path / "pictures"
-    (first,) = measure_stream_set(job, folder, pictures)
-    written = (folder / "qp40.brl").stat().st_mtime_ns
-    assert measure_stream_set(job, folder, pictures) == [first]
-    assert (folder / "qp40.brl").stat().st_mtime_ns == written
-    measure_stream_set(dataclasses.replace(job, intra_period=1), folder, pictures)
-    assert (folder / "qp40.brl").stat().st_mtime_ns != written
+    (first,) = measure_stream_set(job, tmp_path / "points")
+    written = first.stream.stat().st_mtime_ns
+    assert measure_stream_set(job, tmp_path / "points") == [first]
+    more = measure_stream_set(dataclasses.replace(job, qps=(20, 40)), tmp_path / "points")
+    assert more[1] == first and first.stream.stat().st_mtime_ns == written and more[0].point.qp == 20
+    (other,) = measure_stream_set(dataclasses.replace(job, intra_period=1), tmp_path / "points")
+    assert other.stream != first.stream
+    first.stream.write_bytes(b"cut short")
+    (again,) = measure_stream_set(job, tmp_path / "points")
+    assert again.stream.stat().st_size == first.point.bytes, "a damaged one is measured anew"
 
 
 def test_a_decoder_that_fails_is_an_error_with_its_reason(tmp_path: Path) -> None:
@@ -143,10 +146,9 @@ def test_a_decoder_that_fails_is_an_error_with_its_reason(tmp_path: Path) -> Non
     model = save_small_model(tmp_path / "model")
     source = moving_source(tmp_path, 64, 64, 2)
     job = StreamSet("bitreel", str(model), "", source, (40,), -1, True, 0, 1)
-    measure_stream_set(job, tmp_path / "streams", tmp_path / "pictures")
-    stream = tmp_path / "streams" / "qp40.brl"
-    data = bytearray(stream.read_bytes())
-    stream.write_bytes(data[:-20])
+    (kept,) = measure_stream_set(job, tmp_path / "points")
+    stream = tmp_path / "qp40.brl"
+    stream.write_bytes(kept.stream.read_bytes()[:-20])
     streams = [(40, str(stream), str(tmp_path / "p.webp"))]
     with pytest.raises(BitreelError, match=r"decoding moving in a fresh process failed: .*truncated"):
         decode_elsewhere(DecodeJob(str(model), source, streams, 0, 1), tmp_path)

@@ -164,6 +164,7 @@ def test_two_promotions_at_once() -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1800)
 def test_two_promotions_at_once_a_hundred_times() -> None:
     race(100)
 
@@ -176,5 +177,6 @@ def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1800)
 def test_two_promotions_at_once_a_hundred_times_through_a_server(server: str) -> None:
     race(100)

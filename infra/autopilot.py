@@ -1,0 +1,187 @@
+"""The autopilot: new versions of a model are evaluated and, where the gate holds, promoted, with nobody watching.
+
+    new version ─▶ challenger ─▶ `bitreel evaluate` against the champion of now ─▶ gate ─▶ champion, or refused
+
+All it remembers is in MLflow, as tags of the versions, so it may be stopped and started anywhere, and clusters may
+forget their jobs: a version is done when its tag `autopilot` says promoted, refused or failed. Evaluations run as Ray
+jobs of one id a version and champion, or here where no cluster is given; what they measured is kept in a folder of that
+name, so one that was cut off goes on.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from codec.errors import BitreelError
+from codec.folder_lock import only_writer
+from infra.promotion import DEFAULT_GATE, promote
+from infra.promotion_journal import PromotionJournal
+from infra.promotion_table import sentence
+from infra.ray_jobs import RayJobs
+from infra.registry import (
+    CHALLENGER,
+    CHAMPION,
+    ModelVersion,
+    drop_alias,
+    list_versions,
+    record_scores,
+    set_alias,
+)
+
+STATE = "autopilot"  # tag: evaluating, promoted, refused: RULES, failed: REASON
+_ATTEMPTS = "autopilot_attempts"  # tag: evaluations begun against the same champion
+_MEASURED = "autopilot_evaluation"  # tag: the evaluation that the scores are of
+_FINAL = ("promoted", "refused", "failed")
+MOST_ATTEMPTS = 3
+
+Tell = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class AutopilotSettings:
+    """name: the model. evaluate: options of `bitreel evaluate` but --model, --out and --address. out: folder that all
+    evaluations lie in. address: of the cluster that evaluations run on as jobs; None: this machine, one at a time."""
+
+    name: str
+    evaluate: tuple[str, ...]
+    gate: str = DEFAULT_GATE
+    out: Path = Path("runs") / "autopilot"
+    address: str | None = None
+
+
+@dataclass
+class Round:
+    """What one look at the registry did: version → promoted, refused: …, failed: …, or waiting: …"""
+
+    outcomes: dict[int, str] = field(default_factory=dict)
+
+
+def fly(settings: AutopilotSettings, tell: Tell, *, once: bool, interval: float = 60.0) -> Round:
+    """Judge what is new, oldest first; `once`, or again every `interval` seconds until interrupted.
+
+    What MLflow or the cluster can't do now is told and tried again; with `once` it is raised. Raises UsageError for an
+    unknown gate or address, BitreelError where another autopilot of the same `out` folder is at work.
+    """
+    settings.out.mkdir(parents=True, exist_ok=True)
+    with only_writer(settings.out, f"another autopilot works in '{settings.out}'; stop it, or give another --out"):
+        while True:
+            try:
+                done = look_once(settings, tell)
+                if once:
+                    return done
+            except BitreelError as error:
+                if once or error.exit_status == 2:
+                    raise
+                tell(f"{error}; trying again in {interval:g} s")
+            time.sleep(interval)
+
+
+def look_once(settings: AutopilotSettings, tell: Tell) -> Round:
+    """Judge every version that is newer than the champion and not done."""
+    done = Round()
+    for version in _waiting(settings.name):
+        outcome = _judge(settings, version, tell)
+        done.outcomes[version] = outcome
+        tell(f"{settings.name} version {version}: {outcome}")
+    return done
+
+
+def _waiting(name: str) -> list[int]:
+    champion = PromotionJournal(name).settle().aliases.get(CHAMPION, 0)
+    return [
+        item.version
+        for item in list_versions(name)
+        if item.version > champion and not item.tags.get(STATE, "").startswith(_FINAL)
+    ]
+
+
+def _judge(settings: AutopilotSettings, number: int, tell: Tell) -> str:
+    """Evaluate and promote one version; against a newer champion again, where one comes up meanwhile."""
+    name = settings.name
+    set_alias(name, CHALLENGER, number)
+    while True:
+        version, champion = _version(name, number), _champion(name)
+        key = _key(settings, version, champion)
+        if version.tags.get(_MEASURED) != key:
+            attempts = _attempts(version, key)
+            if attempts >= MOST_ATTEMPTS:
+                return _end(name, number, f"failed: {MOST_ATTEMPTS} evaluations came to nothing")
+            record_scores(name, number, {}, {STATE: "evaluating", _ATTEMPTS: f"{key} {attempts + 1}"})
+            against = f" against version {champion.version}" if champion else ""
+            tell(f"{name} version {number}: evaluating{against} ({attempts + 1} of {MOST_ATTEMPTS})")
+            problem = _evaluate(settings, version, key, tell)
+            if problem:
+                tell(f"{name} version {number}: {problem}")
+                continue
+            record_scores(name, number, {}, {_MEASURED: key})
+        result = promote(name, str(number), gate=settings.gate)
+        for line in result.repaired:
+            tell(f"put right: {line}")
+        tell(sentence(result))
+        if result.passed:
+            return _end(name, number, "promoted")
+        now = _champion(name)
+        if (now.version if now else 0) == (champion.version if champion else 0):
+            failed = ", ".join(verdict.score for verdict in result.verdicts if verdict.holds is False)
+            return _end(name, number, f"refused: {failed}")
+
+
+def _end(name: str, number: int, outcome: str) -> str:
+    record_scores(name, number, {}, {STATE: outcome})
+    if CHALLENGER in _version(name, number).aliases:
+        drop_alias(name, CHALLENGER)
+    return outcome
+
+
+def _evaluate(settings: AutopilotSettings, version: ModelVersion, key: str, tell: Tell) -> str:
+    """Run the evaluation to its end: "" where it wrote its scores, else what went wrong."""
+    out = (settings.out / key).absolute()
+    out.mkdir(parents=True, exist_ok=True)
+    command = ["evaluate", "--model", f"{version.name}@{version.version}", "--out", str(out), *settings.evaluate]
+    if settings.address is None:
+        words = [sys.executable, "-m", "infra.cli", *command]
+        done = subprocess.run(words, capture_output=True, text=True, env=os.environ | {"COLUMNS": "120"})
+        (out / "evaluate.log").write_text(done.stdout + done.stderr)
+        if done.returncode == 0:
+            return ""
+        said = [line for line in done.stderr.splitlines() if line.startswith("bitreel:")]
+        return f"the evaluation failed: {said[-1] if said else f'exit status {done.returncode}'}"
+    jobs = RayJobs(settings.address)
+    # A job that had succeeded, but whose scores did not come to be noted here, has nothing to do again.
+    job = jobs.submit(["bitreel", *command], job_id=f"bitreel-{key}")
+    tell(f"job {job.job_id}: " + ("submitted" if job.started else job.status.lower()))
+    while not job.is_over:
+        time.sleep(1.0)
+        found = jobs.find(job.job_id)
+        if found is None:
+            return f"the cluster has forgotten the job '{job.job_id}': its head started anew"
+        job = found
+    return "" if job.status == "SUCCEEDED" else f"the evaluation's job {job.job_id} {job.status.lower()}: {job.message}"
+
+
+def _key(settings: AutopilotSettings, version: ModelVersion, champion: ModelVersion | None) -> str:
+    """Names one evaluation: the same for the same version, champion and options."""
+    told = json.dumps([version.model_hash, champion.model_hash if champion else "", settings.evaluate])
+    against = f"-vs-{champion.version}" if champion else ""
+    return f"{version.name}-{version.version}{against}-{hashlib.sha256(told.encode()).hexdigest()[:8]}"
+
+
+def _attempts(version: ModelVersion, key: str) -> int:
+    noted, _, count = version.tags.get(_ATTEMPTS, "").rpartition(" ")
+    return int(count) if noted == key and count.isdecimal() else 0
+
+
+def _champion(name: str) -> ModelVersion | None:
+    return next((item for item in list_versions(name) if CHAMPION in item.aliases), None)
+
+
+def _version(name: str, number: int) -> ModelVersion:
+    return next(item for item in list_versions(name) if item.version == number)
