@@ -59,6 +59,10 @@ def scores_of(sequences: list[SequenceResult], table: list[BdRow]) -> dict[str, 
     with the smallest. monotonic: 1 where rate and PSNR-YUV rise at every QP of every sequence. decode_hash_failures:
     streams whose fresh decode is not the encoder's reconstruction, pixel for pixel. estimate_error_percent: the worst
     frame over 1 kB. container_bytes_per_frame, header_bytes: the worst stream. bits_total: of all our files.
+    bd_rate_worst.ANCHOR, bd_rate_worst_vs_champion: PSNR-YUV, the sequence that fares worst. encode_fps, decode_fps:
+    one thread, harmonic mean over files; decoder_peak_mb: the largest decoder process. chain_decay_db: PSNR-YUV of
+    the last 32 frames less that of frames 8 to 40, beyond the first anchor's at the same quality, in the worst
+    stream of 72 frames and more; below 0 where quality falls.
     """
     points = [p for s in sequences for p in s.points]
     scores: dict[str, float] = {}
@@ -72,6 +76,7 @@ def scores_of(sequences: list[SequenceResult], table: list[BdRow]) -> dict[str, 
             suffix = "" if row.range == ALL.name else f".{row.range}"
             versus = f"{prefix}_vs_champion" if row.anchor == CHAMPION else f"{prefix}.{row.anchor}"
             scores[versus + suffix] = row.result.percent
+    scores |= _worst_sequences(table)
     scores["psnr_range_db"] = min(s.points[-1].psnr_yuv - s.points[0].psnr_yuv for s in sequences)
     scores["monotonic"] = float(all(_rises(s.points) for s in sequences))
     scores["decode_hash_failures"] = float(sum(not p.details["exact"] for p in points))
@@ -81,7 +86,52 @@ def scores_of(sequences: list[SequenceResult], table: list[BdRow]) -> dict[str, 
     scores["container_bytes_per_frame"] = float(max(p.details["container_bytes_per_frame"] for p in points))
     scores["header_bytes"] = float(max(p.details["header_bytes"] for p in points))
     scores["bits_total"] = float(sum(8 * p.bytes for p in points))
+    scores["encode_fps"] = statistics.harmonic_mean([p.encode_fps for p in points])
+    scores["decode_fps"] = statistics.harmonic_mean([p.decode_fps for p in points])
+    scores["decoder_peak_mb"] = max(float(p.details["decoder_peak_mb"]) for p in points)
+    decays = [d for s in sequences for d in _decays_beyond_anchor(s)]
+    if decays:
+        scores["chain_decay_db"] = min(decays)
     return scores
+
+
+def decay(point: Point) -> float | None:
+    """PSNR-YUV of the last 32 frames less that of frames 8 to 40, dB; None where there are fewer than 72."""
+    quality = [frame.psnr_yuv for frame in point.frames]
+    if len(quality) < 72:
+        return None
+    return statistics.fmean(quality[-32:]) - statistics.fmean(quality[8:40])
+
+
+def _decays_beyond_anchor(sequence: SequenceResult) -> list[float]:
+    """Of each of our points whose quality the first anchor reaches: clips change, and both codecs see the change."""
+    anchors = [points for name, points in sequence.anchors.items() if name != CHAMPION]
+    if not anchors:
+        return []
+    beside = sorted((p.psnr_yuv, d) for p in anchors[0] if (d := decay(p)) is not None)
+    found = []
+    for point in sequence.points:
+        own = decay(point)
+        around = [pair for pair in itertools.pairwise(beside) if pair[0][0] <= point.psnr_yuv <= pair[1][0]]
+        if own is not None and around:
+            (low, first), (high, second) = around[0]
+            share = (point.psnr_yuv - low) / (high - low) if high > low else 0.0
+            found.append(own - (first + share * (second - first)))
+    return found
+
+
+def _worst_sequences(table: list[BdRow]) -> dict[str, float]:
+    """The highest BD-rate of a single sequence against each anchor; absent where one of them is refused."""
+    single: dict[str, list[float | None]] = {}
+    for row in table:
+        if (row.metric, row.range, row.aggregation) == ("psnr_yuv", ALL.name, ONE_SEQUENCE):
+            single.setdefault(row.anchor, []).append(row.result.percent)
+    worst = {}
+    for anchor, values in single.items():
+        known = [value for value in values if value is not None]
+        if len(known) == len(values):
+            worst["bd_rate_worst_vs_champion" if anchor == CHAMPION else f"bd_rate_worst.{anchor}"] = max(known)
+    return worst
 
 
 def mean_points(curves: list[list[Point]], raw: Callable[[Point], float | None]) -> list[tuple[int, float, float]]:

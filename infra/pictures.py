@@ -10,7 +10,8 @@ from codec.atomic_files import write_atomically
 from codec.colour import frame_to_rgb
 from codec.frames import Frame, VideoFormat
 
-_QUALITY = 92
+_LOSSLESS_PIXELS = 500_000  # pictures up to this size are kept exactly: reports make error maps of them
+_QUALITY = 95
 
 
 def write_picture(path: Path, frame: Frame, fmt: VideoFormat) -> None:
@@ -18,7 +19,8 @@ def write_picture(path: Path, frame: Frame, fmt: VideoFormat) -> None:
     from PIL import Image
 
     buffer = io.BytesIO()
-    Image.fromarray(frame_to_rgb(frame, fmt)).save(buffer, "WEBP", quality=_QUALITY)
+    exact = frame.width * frame.height <= _LOSSLESS_PIXELS
+    Image.fromarray(frame_to_rgb(frame, fmt)).save(buffer, "WEBP", quality=_QUALITY, lossless=exact)
     write_atomically(path, buffer.getvalue())
 
 

@@ -17,7 +17,7 @@ from codec.api import create_codec, load_codec, save_codec
 from codec.errors import BitreelError, UsageError, VideoError
 from codec.frames import Frame, frames_digest
 from infra.evaluation import evaluate_model
-from infra.evaluation_results import Evaluation
+from infra.evaluation_results import Evaluation, Point
 from infra.evaluation_scores import rate_at_quality, scores_of
 from infra.evaluation_source import downscale_factor, prepare_source, shrink
 from infra.evaluation_streams import StreamSet, measure_stream_set
@@ -100,6 +100,24 @@ def test_scores(evaluation: Evaluation) -> None:
     spans = [s.points[-1].psnr_yuv - s.points[0].psnr_yuv for s in evaluation.sequences]
     assert scores["psnr_range_db"] == min(spans)
     assert scores["header_bytes"] < 100
+    against = [r for r in evaluation.bd_rates if r.anchor == "champion" and r.range == "all" and r.sequence]
+    psnr = [r.result.percent for r in against if r.metric == "psnr_yuv"]
+    assert scores["bd_rate_worst_vs_champion"] == max(p for p in psnr if p is not None)
+    assert 100 < scores["decoder_peak_mb"] < 4000 and scores["decode_fps"] > 0 and scores["encode_fps"] > 0
+    assert "chain_decay_db" not in scores, "the clips are too short to tell"
+
+
+def test_decay_is_what_the_anchor_does_not_lose(evaluation: Evaluation) -> None:
+    def lasting(point: Point, late: float) -> Point:
+        frame = point.frames[0]
+        frames = [dataclasses.replace(frame, psnr_yuv=point.psnr_yuv + (late if t >= 64 else 0.0)) for t in range(96)]
+        return dataclasses.replace(point, frames=frames)
+
+    sequence = evaluation.sequences[0]
+    ours = [lasting(p, -1.0) for p in sequence.points]
+    anchor = [lasting(p, -0.25) for p in sequence.anchors["x265-medium"]]
+    longer = dataclasses.replace(sequence, points=ours, anchors={"x265-medium": anchor})
+    assert scores_of([longer], evaluation.bd_rates)["chain_decay_db"] == pytest.approx(-0.75)
 
 
 def test_a_stream_that_decodes_to_other_pixels_is_counted(evaluation: Evaluation) -> None:

@@ -19,7 +19,7 @@ from tests.infra.moving_clips import moving_frames, moving_source
 
 def _point(source: object, qp: int, size: int, quality: float) -> Point:
     frames = [FramePoint(i, "P" if i else "I", size // 4, quality, quality, quality, quality, None) for i in range(4)]
-    details = {
+    details = {"decoder_peak_mb": 300.0,
         "exact": True, "estimate_error_percent": 0.25, "container_bytes_per_frame": 8, "header_bytes": 60,
     }  # fmt: skip
     return Point.of("bitreel", qp, size, source, frames, 1.0, 2.0, details)  # type: ignore[arg-type]
