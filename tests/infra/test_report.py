@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
 import re
+import shutil
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -19,8 +22,9 @@ from tests.infra.moving_clips import moving_frames, moving_source
 
 def _point(source: object, qp: int, size: int, quality: float) -> Point:
     frames = [FramePoint(i, "P" if i else "I", size // 4, quality, quality, quality, quality, None) for i in range(4)]
-    details = {"decoder_peak_mb": 300.0,
+    details = {
         "exact": True, "estimate_error_percent": 0.25, "container_bytes_per_frame": 8, "header_bytes": 60,
+        "decoder_peak_mb": 300.0,
     }  # fmt: skip
     return Point.of("bitreel", qp, size, source, frames, 1.0, 2.0, details)  # type: ignore[arg-type]
 
@@ -46,10 +50,28 @@ def test_page_is_whole_and_needs_nothing_else(evaluation: Evaluation, tmp_path: 
     page = write_report(evaluation, tmp_path / "deep" / "report.html").read_text()
     addresses = re.findall(r'(?:src|href|xlink:href)="([^"]+)"', page) + re.findall(r"url\(([^)]+)\)", page)
     assert addresses and all(a.startswith(("data:image/webp;base64,", "#")) for a in addresses)
-    assert "<script" not in page and "@import" not in page
+    assert page.count("<script") == page.count("<script>") == 1 and "@import" not in page and "fetch(" not in page
     assert page.count("<svg") == page.count("</svg>") == 2 + 2 + 1  # mean and sequence, two metrics each; frames
     assert "cams &lt;b&gt;1&lt;/b&gt;" in page
     assert "a note for the reader" in page and "264,337" in page
+
+
+@pytest.mark.slow
+def test_a_browser_shows_the_pictures_side_by_side(evaluation: Evaluation, tmp_path: Path) -> None:
+    browser = next((path for name in ("chromium", "google-chrome", "chrome") if (path := shutil.which(name))), None)
+    if browser is None:
+        pytest.skip("no Chromium on this machine")
+    shown = evaluation.sequences[0].points[0]
+    picture = dataclasses.replace(shown, picture=evaluation.sequences[0].source_picture)
+    sequence = dataclasses.replace(evaluation.sequences[0], points=[picture, *evaluation.sequences[0].points[1:]])
+    page = write_report(dataclasses.replace(evaluation, sequences=[sequence]), tmp_path / "report.html")
+    command = [
+        browser, "--headless", "--no-sandbox", "--disable-gpu", "--virtual-time-budget=5000", "--dump-dom",
+        f"--user-data-dir={tmp_path / 'profile'}", page.as_uri(),
+    ]  # fmt: skip
+    dom = subprocess.run(command, capture_output=True, text=True, timeout=200, check=True).stdout
+    assert '<div class="viewer">' in dom, "it is shown once the pictures are read"
+    assert re.search(r'<canvas width="64" height="64"', dom)
 
 
 def test_figures_on_the_page_are_the_measured_ones(evaluation: Evaluation, tmp_path: Path) -> None:
