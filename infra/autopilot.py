@@ -15,6 +15,7 @@ import json
 import os
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -64,13 +65,17 @@ class Round:
     outcomes: dict[int, str] = field(default_factory=dict)
 
 
-def fly(settings: AutopilotSettings, tell: Tell, *, once: bool, interval: float = 60.0) -> Round:
-    """Judge what is new, oldest first; `once`, or again every `interval` seconds until interrupted.
+def fly(
+    settings: AutopilotSettings, tell: Tell, *, once: bool, interval: float = 60.0, wake: threading.Event | None = None
+) -> Round:
+    """Judge what is new, oldest first; `once`, or again every `interval` seconds, or when `wake` is set, until
+    interrupted.
 
     What MLflow or the cluster can't do now is told and tried again; with `once` it is raised. Raises UsageError for an
     unknown gate or address, BitreelError where another autopilot of the same `out` folder is at work.
     """
     settings.out.mkdir(parents=True, exist_ok=True)
+    wake = wake or threading.Event()
     with only_writer(settings.out, f"another autopilot works in '{settings.out}'; stop it, or give another --out"):
         while True:
             try:
@@ -81,7 +86,8 @@ def fly(settings: AutopilotSettings, tell: Tell, *, once: bool, interval: float 
                 if once or error.exit_status == 2:
                     raise
                 tell(f"{error}; trying again in {interval:g} s")
-            time.sleep(interval)
+            wake.wait(interval)
+            wake.clear()
 
 
 def look_once(settings: AutopilotSettings, tell: Tell) -> Round:

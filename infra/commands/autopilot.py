@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import threading
 import time
 from pathlib import Path
 from typing import Annotated
@@ -38,14 +40,22 @@ def autopilot_command(
     address: Annotated[
         str | None, typer.Option(help="Evaluate as jobs of the cluster with this dashboard, http://HEAD:8265.")
     ] = None,
+    listen: Annotated[
+        str | None, typer.Option(help="HOST:PORT where MLflow's webhook tells of new versions at once.")
+    ] = None,
+    webhook_secret: Annotated[
+        Path | None, typer.Option(help="File with the webhook's secret; --listen wants it.")
+    ] = None,
     json_path: JsonOption = None,
 ) -> int:
     """With --once, exit status 1 where a version could not be evaluated; refused versions are no failure."""
+    from codec.errors import UsageError
     from infra.autopilot import AutopilotSettings, fly
     from infra.commands.evaluate import local_videos, parse_qps
     from infra.promotion import load_gate
     from infra.ray_jobs import dashboard_address
     from infra.registry import check_name
+    from infra.webhooks import listening, read_secret
 
     check_name(name)
     load_gate(gate)
@@ -55,7 +65,13 @@ def autopilot_command(
     found = [str(path.absolute()) for path in local_videos(videos)]
     options = [f"--qps={qps}", f"--anchors={anchors}", f"--frames={frames}", *(f"--videos={path}" for path in found)]
     settings = AutopilotSettings(name, tuple(options), gate, out, address)
-    done = fly(settings, _tell, once=once, interval=interval)
+    if (listen is None) != (webhook_secret is None):
+        raise UsageError("--listen and --webhook-secret belong together")
+    wake = threading.Event()
+    with contextlib.ExitStack() as stack:
+        if listen is not None and webhook_secret is not None:
+            stack.enter_context(listening(listen, read_secret(webhook_secret), wake))
+        done = fly(settings, _tell, once=once, interval=interval, wake=wake)
     if not done.outcomes:
         _tell(f"{name}: nothing new")
     write_json(json_path, {"name": name, **dataclasses.asdict(done)})
