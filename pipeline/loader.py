@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import copy
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +20,8 @@ from pipeline.clip_list import ClipList, ClipPlace, clips_of_split
 from pipeline.clip_order import ClipOrder, share_of
 from pipeline.manifest import SHARDS
 from pipeline.shard_reader import ShardReader
+
+_KEPT_DRAWS = 1024
 
 
 @dataclass(frozen=True)
@@ -88,6 +91,7 @@ class ClipLoader:
         if crop <= 0 or crop % 2 or clip_frames <= 0:
             raise UsageError(f"crop ({crop}) must be even, crop and clip_frames positive")
         self.clip_frames, self.crop = clip_frames, crop
+        self._draw = lru_cache(_KEPT_DRAWS)(self._draw_place)  # asked for by `announce`, then by `batch`
 
     def reshaped(self, clip_frames: int, crop: int) -> ClipLoader:
         """The same order of the same clips, cut to another shape; shares what this one has read and opened."""
@@ -129,16 +133,20 @@ class ClipLoader:
         for stretch in sorted(wanted):
             self.reader.announce(*stretch)
 
-    def _draw(self, place: int) -> tuple[ClipPlace, _Cut]:
+    def _draw_place(self, place: int) -> tuple[ClipPlace, _Cut]:
         """The clip at a place in the endless order and what is cut out of it."""
         clip = self.clips[self._order[place]]
-        draw = np.random.default_rng([self.seed, place])
-        start = int(draw.integers(0, max(clip.frames - self.clip_frames, 0) + 1))
-        x = 2 * int(draw.integers(0, max(clip.width - self.crop, 0) // 2 + 1))
-        y = 2 * int(draw.integers(0, max(clip.height - self.crop, 0) // 2 + 1))
-        flip, backwards = (bool(draw.integers(0, 2)) for _ in range(2))
-        frames = [start + _back_and_forth(t, clip.frames) for t in range(self.clip_frames)]
-        return clip, _Cut(tuple(frames[::-1] if backwards and self.reversal else frames), x, y, flip)
+        spans = (
+            max(clip.frames - self.clip_frames, 0) + 1,
+            max(clip.width - self.crop, 0) // 2 + 1,
+            max(clip.height - self.crop, 0) // 2 + 1,
+            2,
+            2,
+        )
+        draws = np.random.default_rng([self.seed, place]).random(len(spans))
+        start, x, y, flip, backwards = (int(draw * span) for draw, span in zip(draws, spans, strict=True))
+        frames = tuple(start + _back_and_forth(t, clip.frames) for t in range(self.clip_frames))
+        return clip, _Cut(frames[::-1] if backwards and self.reversal else frames, 2 * x, 2 * y, bool(flip))
 
     def _planes(self, clip: ClipPlace, frame: int, cut: _Cut) -> list[tuple[int, tuple[int, int], tuple[int, int]]]:
         """The whole rows to read for Y, U and V: (left edge of the window, (offset, length), (rows, width))."""
