@@ -77,9 +77,10 @@ class ClipList:
         """Stored bytes of each clip, (N,)."""
         return self._numbers["length"]
 
-    @property
-    def keys(self) -> set[str]:
-        return set(self._table["key"].to_pylist())
+    def places(self) -> dict[str, tuple[str, str, int]]:
+        """Content and place of each clip by its key: (clip_id, shard, offset)."""
+        columns = (self._table[name].to_pylist() for name in ("key", "clip_id", "shard", "offset"))
+        return {key: (clip, shard, offset) for key, clip, shard, offset in zip(*columns, strict=True)}
 
     def shard_ends(self) -> NDArray[np.int64]:
         """How long each of `shards` is at least, (S,) bytes."""
