@@ -3,8 +3,9 @@
     clips as they lie on the disk ─▶ runs of neighbours, shuffled ─▶ shuffled within a buffer ─▶ batches ─▶ shares
 
 A run is a stretch of one shard; runs come in random order, and each clip then moves back by up to BUFFER_CLIPS places.
-So at any time the clips that come next lie in a few hundred stretches instead of all over the store, which spares a
-network disk and its caches, while a batch mixes clips from all of these. A store of fewer clips is mixed throughout.
+So at any time the clips that come next lie in a few hundred stretches instead of all over the store: a network disk's
+cache of a few gigabytes fetches each stretch once an epoch, while a batch mixes clips from all of these. A store of
+fewer clips is mixed throughout.
 """
 
 from __future__ import annotations
@@ -17,13 +18,8 @@ from numpy.typing import NDArray
 from pipeline.clip_list import ClipList
 
 RUN_BYTES = 8 << 20
-BUFFER_CLIPS = 4096
+BUFFER_CLIPS = 1024
 _KEPT_EPOCHS = 2  # reading ahead is in the next epoch before the last one is over
-
-
-def share_of(batch_size: int, rank: int, world: int) -> range:
-    """Which samples of a batch are a rank's: shares differ by one at most, and together they are the batch."""
-    return range(batch_size * rank // world, batch_size * (rank + 1) // world)
 
 
 def epoch_order(clips: ClipList, seed: int, epoch: int) -> NDArray[np.int64]:

@@ -16,8 +16,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from codec.errors import UsageError
+from pipeline.batch_shares import share_of
 from pipeline.clip_list import ClipList, ClipPlace, clips_of_split
-from pipeline.clip_order import ClipOrder, share_of
+from pipeline.clip_order import ClipOrder
 from pipeline.manifest import SHARDS
 from pipeline.shard_reader import ShardReader
 
@@ -75,13 +76,10 @@ class ClipLoader:
         store = Path(store)
         if batch_size <= 0:
             raise UsageError(f"batch_size ({batch_size}) must be positive")
-        if not 0 <= rank < world:
-            raise UsageError(f"rank {rank} is not in a world of {world}")
-        if world > batch_size:
-            raise UsageError(f"{world} workers can't share a batch of {batch_size}; a worker needs a clip at least")
         self.clips = clips if clips is not None else clips_of_split(store, split)
         self.batch_size, self.seed, self.reversal = batch_size, seed, reversal
-        self.share = share_of(batch_size, rank, world)
+        share = share_of(batch_size, rank, world)
+        self.share = range(share.start, share.stop)
         self.reader = ShardReader(store / SHARDS)
         self.reader.check(self.clips.shards, self.clips.shard_ends())
         self._order = ClipOrder(self.clips, seed)

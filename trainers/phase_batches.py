@@ -18,7 +18,7 @@ ANNOUNCED_BATCHES = 8  # more that the kernel was told of, so that a slow disk w
 class PhaseBatches:
     """A rank's batches by global step, prepared ahead in a thread while the last one trains.
 
-    Each is the rank's share of the recipe's batch, whatever the world (`pipeline.clip_order.share_of`). `clips` is the
+    Each is the rank's share of the recipe's batch, whatever the world (`pipeline.batch_shares`). `clips` is the
     list that a run keeps to (`trainers.run_clips`); without it, what the store has for training now.
 
     waited_seconds: how long `batch` has kept its caller waiting so far.

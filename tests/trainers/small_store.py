@@ -2,38 +2,38 @@
 
 from __future__ import annotations
 
-import io
-import tarfile
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from pipeline.manifest import CLIP_SCHEMA, MANIFEST, SHARDS, create_or_check_store, write_fragment
+from pipeline.shards import ShardWriter
 
 
 def make_store(folder: Path, clips: int = 12, frames: int = 4, size: int = 64) -> Path:
     """Noise that moves one pixel a frame, smoothed; every clip is of the split "train"."""
-    create_or_check_store(folder, {"pixels": "yuv420", "clip_frames": frames})
     draw = np.random.default_rng(7)
-    shard = folder / SHARDS / "made-up.tar"
-    keys = [f"clip{index:03d}" for index in range(clips)]
-    with tarfile.open(shard, "w") as tar:
-        for key in keys:
-            coarse = draw.integers(0, 256, (size * 3 // 16, size // 8), dtype=np.uint8)
-            still = coarse.repeat(8, 0).repeat(8, 1)
-            planes = np.stack([np.roll(still, shift, axis=1) for shift in range(frames)])
-            member = io.BytesIO()
-            np.save(member, planes)
-            info = tarfile.TarInfo(f"{key}.npy")
-            info.size = len(member.getvalue())
-            tar.addfile(info, io.BytesIO(member.getvalue()))
-    rows: list[dict[str, Any]] = []
-    with tarfile.open(shard) as tar:
-        for key, info in zip(keys, tar.getmembers(), strict=True):
-            row: dict[str, Any] = dict.fromkeys(CLIP_SCHEMA.names)
-            row |= {"clip_id": key, "key": key, "shard": shard.name, "offset": info.offset_data, "length": info.size}
-            row |= {"frames": frames, "stored_width": size, "stored_height": size, "split": "train"}
-            rows.append(row)
-    write_fragment(folder / MANIFEST, "made-up", rows, CLIP_SCHEMA)
+    made = []
+    for _ in range(clips):
+        coarse = draw.integers(0, 256, (size * 3 // 16, size // 8), dtype=np.uint8)
+        still = coarse.repeat(8, 0).repeat(8, 1)
+        made.append(np.stack([np.roll(still, shift, axis=1) for shift in range(frames)]))
+    return write_clips(folder, {"made-up": made})
+
+
+def write_clips(folder: Path, sources: Mapping[str, Sequence[NDArray[np.uint8]]]) -> Path:
+    """Clips of planes, (frames, height * 3/2, width), by the name of their source; more may be written later."""
+    create_or_check_store(folder, {"pixels": "yuv420"})
+    for name, clips in sources.items():
+        writer = ShardWriter(folder / SHARDS, name)
+        for number, planes in enumerate(clips):
+            frames, rows, width = planes.shape
+            facts: dict[str, Any] = {"frames": frames, "stored_width": width, "stored_height": rows * 2 // 3}
+            writer.add(f"{name}-{number:07d}", planes, facts)
+        empty = dict.fromkeys(CLIP_SCHEMA.names)
+        rows_ = [empty | row | {"source": name, "split": "train"} for row in writer.commit()]
+        write_fragment(folder / MANIFEST, name, rows_, CLIP_SCHEMA)
     return folder
