@@ -27,7 +27,7 @@ from pathlib import Path
 from typing import Any
 
 REPEATS = 3
-SECONDS = 4.0
+SECONDS = 3.0
 BATCH = 8
 CONTENDERS = ("bitreel", "webdataset", "png")
 SHAPES = ((7, 256), (2, 128))  # frames and crop: as for Vimeo-90k, and short clips

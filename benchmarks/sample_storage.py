@@ -6,7 +6,7 @@ lz4, zstd   each frame by itself, so that a crop reads the frames it needs; `lef
 ffv1        each frame by itself, version 3, range coder
 
 Every form gives back the very samples (checked). Speeds are by the CPU time of one core, from memory. A crop is frames
-x side x side of a clip at a random place, and its speed counts the 4:2:0 bytes that come out. `slower disk` is the speed
+x side x side of a clip at a random place; its speed counts the 4:2:0 bytes that come out. `slower disk` is the speed
 of the disk (stored MB/s for each core that reads) below which the form gives crops faster than raw planes do; above it
 raw is faster. The disk is only computed: bytes that a crop needs, divided by its speed, beside the CPU time.
 
