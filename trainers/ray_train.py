@@ -81,14 +81,14 @@ def train_on_ray(
     init_from: Path | None = None,
     tracking: RunTrackerSpec | None = None,
     on_progress: Callable[[int, dict[str, float]], None] | None = None,
-    on_notice: Callable[[str], None] | None = None,
+    on_event: Callable[[str], None] | None = None,
 ) -> TrainingResult:
     """Train by `recipe` on the clips of `store` and wait for the end.
 
     The run lives in `storage/name`, which every machine of the cluster must see; a run of that name that stopped
     early goes on from its last checkpoint. `workers` None means one per GPU, or one where there is none. `init_from`
     is a checkpoint folder whose weights the run starts from; they are copied into the run's folder, and a run that
-    goes on needs it no more. `on_progress` gets finished steps and the last figures; `on_notice`: see `pin_clips`.
+    goes on needs it no more. `on_progress` gets finished steps and the last figures; `on_event`: see `pin_clips`.
 
     Raises UsageError where recipe, store, weights or a run of that name do not fit together, BitreelError where
     training fails for good or is stopped.
@@ -103,7 +103,7 @@ def train_on_ray(
         PhaseBatches(store, recipe, 0, resources.workers)
         start = starting_codec(recipe, init_from)
         kept = _prepare_run(folder, recipe, store, resources, start if init_from else None)
-        pin_clips(folder, store, on_notice)
+        pin_clips(folder, store, on_event)
         with _watch_progress(folder / PROGRESS_FILE, on_progress):
             checkpoint = _fit(recipe, store, folder, resources, kept, tracking)
         return _result(checkpoint, folder.name, recipe, tracking.run_id if tracking else "")

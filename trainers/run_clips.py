@@ -16,10 +16,10 @@ from pipeline.clip_list import ClipList, clips_of_split, read_clip_list
 CLIPS_FILE = "clips.parquet"
 
 
-def pin_clips(folder: Path, store: Path, on_notice: Callable[[str], None] | None = None) -> None:
+def pin_clips(folder: Path, store: Path, on_event: Callable[[str], None] | None = None) -> None:
     """Write the list of a run that begins in `folder`, or compare that of a run that goes on with what the store has.
 
-    `on_notice` gets one line for the user where the store has come by other clips or lost some. Raises BitreelError
+    `on_event` gets one line for the user where the store has come by other clips or lost some. Raises BitreelError
     where the list is damaged, or where the store has other content under the names of this run's clips; as
     `clips_of_split` where the run begins.
     """
@@ -38,7 +38,7 @@ def pin_clips(folder: Path, store: Path, on_notice: Callable[[str], None] | None
             f"store '{store}' was made anew since run '{folder.name}' began: {len(changed)} of its {len(kept)} clips, "
             f"'{changed[0]}' for one, have other content or lie elsewhere; bring the old store back or start a new run"
         )
-    if on_notice is None:
+    if on_event is None:
         return
     said = [
         f"{count} {what}"
@@ -48,7 +48,7 @@ def pin_clips(folder: Path, store: Path, on_notice: Callable[[str], None] | None
         )
         if (count := len(keys))
     ]
-    on_notice(
+    on_event(
         f"run '{folder.name}' keeps to the {len(kept)} clips it began with ({', '.join(said)}); a new run takes all "
         "that the store has"
     )

@@ -76,7 +76,7 @@ def train_command(
             init_from=init_from,
             on_progress=show,
             on_start=started,
-            on_notice=lambda line: console.print(f"note: {line}", markup=False),
+            on_event=lambda line: console.print(line, markup=False),
         )
     for key in ("loss", "bpp", "psnr_yuv", "skipped_steps"):
         if key in done.metrics:

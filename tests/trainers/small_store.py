@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import io
+import json
+import tarfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from blake3 import blake3
 from numpy.typing import NDArray
 
 from pipeline.manifest import CLIP_SCHEMA, MANIFEST, SHARDS, create_or_check_store, write_fragment
-from pipeline.shards import ShardWriter
 
 
 def make_store(folder: Path, clips: int = 12, frames: int = 4, size: int = 64) -> Path:
@@ -25,15 +28,29 @@ def make_store(folder: Path, clips: int = 12, frames: int = 4, size: int = 64) -
 
 
 def write_clips(folder: Path, sources: Mapping[str, Sequence[NDArray[np.uint8]]]) -> Path:
-    """Clips of planes, (frames, height * 3/2, width), by the name of their source; more may be written later."""
+    """Clips of planes, (frames, height * 3/2, width), by the name of their source, all for training. Those of other
+    sources that the store has stay."""
     create_or_check_store(folder, {"pixels": "yuv420"})
-    for name, clips in sources.items():
-        writer = ShardWriter(folder / SHARDS, name)
-        for number, planes in enumerate(clips):
-            frames, rows, width = planes.shape
-            facts: dict[str, Any] = {"frames": frames, "stored_width": width, "stored_height": rows * 2 // 3}
-            writer.add(f"{name}-{number:07d}", planes, facts)
-        empty = dict.fromkeys(CLIP_SCHEMA.names)
-        rows_ = [empty | row | {"source": name, "split": "train"} for row in writer.commit()]
-        write_fragment(folder / MANIFEST, name, rows_, CLIP_SCHEMA)
+    for source, clips in sources.items():
+        shard, rows = folder / SHARDS / f"{source}.tar", []
+        with tarfile.open(shard, "w") as tar:
+            for number, planes in enumerate(clips):
+                rows.append(_add(tar, f"{source}{number:03d}", planes) | {"source_checksum": source, "source": source})
+        with tarfile.open(shard) as tar:
+            places = {info.name: {"offset": info.offset_data, "length": info.size} for info in tar}
+        rows = [row | places[f"{row['key']}.npy"] | {"shard": shard.name, "split": "train"} for row in rows]
+        write_fragment(folder / MANIFEST, source, rows, CLIP_SCHEMA)
     return folder
+
+
+def _add(tar: tarfile.TarFile, key: str, planes: NDArray[np.uint8]) -> dict[str, Any]:
+    array = io.BytesIO()
+    np.save(array, planes)
+    frames, rows, width = planes.shape
+    facts = {"key": key, "frames": frames, "stored_width": width, "stored_height": rows * 2 // 3}
+    facts["clip_id"] = blake3(array.getvalue()).hexdigest()
+    for ending, content in (("json", json.dumps(facts).encode()), ("npy", array.getvalue())):
+        info = tarfile.TarInfo(f"{key}.{ending}")
+        info.size = len(content)
+        tar.addfile(info, io.BytesIO(content))
+    return dict.fromkeys(CLIP_SCHEMA.names) | facts
