@@ -41,13 +41,14 @@ def run_training(
     init_from: str | None = None,
     on_progress: Callable[[int, dict[str, float]], None] | None = None,
     on_start: Callable[[str], None] | None = None,
+    on_event: Callable[[str], None] | None = None,
 ) -> FinishedTraining:
     """Train, follow it in MLflow, and register the result under `model_name`.
 
     `init_from` is the REF of a model (see `infra.registry.resolve_model`) whose weights it starts from; MLflow notes
     which one that was, and its hash. `resume` is the name or MLflow id of a run that stopped; it goes on with the same
-    recipe and store, from its own weights. `on_start` gets the run's name. Raises UsageError and BitreelError as
-    `resolve_model`, `train_on_ray` and `register_version` do.
+    recipe and store, from its own weights. `on_start` gets the run's name, `on_event` a line where the store is not
+    what it was. Raises UsageError and BitreelError as `resolve_model`, `train_on_ray` and `register_version` do.
     """
     if model_name is not None:
         check_free_name(model_name)
@@ -83,6 +84,7 @@ def run_training(
             init_from=start,
             tracking=run,
             on_progress=on_progress,
+            on_event=on_event,
         )
         version = None
         if model_name is not None:

@@ -1,37 +1,28 @@
-"""Batches of clips for training: a pure function of (seed, step, rank, world), so resuming needs no state at all."""
+"""Batches of clips for training: a pure function of (clips, seed, step), shared out by rank.
+
+So the step is the position: nothing else is needed to go on where a run stopped, with any number of workers.
+"""
 
 from __future__ import annotations
 
-import mmap
-from collections import OrderedDict
+import copy
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
-import pyarrow.compute as pc
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from codec.errors import BitreelError, UsageError
-from pipeline.manifest import SHARDS, read_manifest, read_store_settings
+from codec.errors import UsageError
+from pipeline.batch_shares import share_of
+from pipeline.clip_list import ClipList, ClipPlace, clips_of_split
+from pipeline.clip_order import ClipOrder
+from pipeline.manifest import SHARDS
+from pipeline.shard_reader import ShardReader
 
-_OPEN_SHARDS = 64
-_COLUMNS = ("shard", "key", "offset", "length", "frames", "stored_width", "stored_height")
-_SPLITS = ("train", "val", "test")
-
-
-@dataclass(frozen=True)
-class _Clip:
-    """Where a clip lies; the columns of the manifest that loading needs."""
-
-    shard: str
-    key: str
-    offset: int
-    length: int
-    frames: int
-    stored_width: int
-    stored_height: int
+_KEPT_DRAWS = 1024
 
 
 @dataclass(frozen=True)
@@ -43,12 +34,26 @@ class ClipBatch:
     keys: list[str]
 
 
+@dataclass(frozen=True)
+class _Cut:
+    """What is taken from a clip: `frames` by number, the window at (x, y) of each, mirrored where `flip` is set."""
+
+    frames: tuple[int, ...]
+    x: int
+    y: int
+    flip: bool
+
+
 class ClipLoader:
     """Random crops of random clips of one split of a yuv420 store.
 
-    Each epoch is a fresh permutation of all clips, dealt to the ranks in turn, so no clip comes twice in an epoch.
-    Position, time offset and horizontal flip come from a generator seeded by (seed, place in the whole order).
-    Clips shorter than `clip_frames` are played back and forth; pictures smaller than `crop` are mirrored at the edges.
+    batch_size counts clips over all ranks; a rank gets its share, as even as can be. Each epoch is a fresh order of all
+    clips (`pipeline.clip_order`), so no clip comes twice in an epoch, whatever the world or its changes. Place in the
+    clip, time offset, direction of time (where `reversal` is set) and horizontal flip come from a generator seeded by
+    (seed, place in the whole order), so they do not depend on the world either. Clips shorter than `clip_frames` are
+    played back and forth; pictures smaller than `crop` are mirrored at the edges.
+
+    `clips`: a list to keep to, instead of what the store has in the split now.
 
     Raises UsageError where the store holds RGB, the split is empty or unknown, or a size makes no sense; BitreelError
     where a shard is missing or shorter than the manifest says.
@@ -65,68 +70,108 @@ class ClipLoader:
         seed: int,
         rank: int = 0,
         world: int = 1,
+        reversal: bool = True,
+        clips: ClipList | None = None,
     ) -> None:
         store = Path(store)
-        if split not in _SPLITS:
-            raise UsageError(f"unknown split '{split}'; known: {', '.join(_SPLITS)}")
-        if crop <= 0 or crop % 2 or clip_frames <= 0 or batch_size <= 0:
-            raise UsageError(f"crop ({crop}) must be even, crop, clip_frames and batch_size positive")
-        if not 0 <= rank < world:
-            raise UsageError(f"rank {rank} is not in a world of {world}")
-        if read_store_settings(store)["pixels"] != "yuv420":
-            raise UsageError(
-                f"store '{store}' holds RGB; training wants one made with `bitreel ingest --pixels yuv420`"
-            )
-        self.split, self.clip_frames, self.crop, self.batch_size = split, clip_frames, crop, batch_size
-        self.seed, self.rank, self.world = seed, rank, world
-        self._shards = _Shards(store / SHARDS)
-        table = read_manifest(store, [*_COLUMNS, "split"])
-        rows = table.filter(pc.equal(table["split"], split)).select(_COLUMNS).to_pylist()
-        if not rows:
-            raise UsageError(f"store '{store}' has no clips in split '{split}'; ingest more videos")
-        self._clips = sorted((_Clip(**row) for row in rows), key=lambda clip: clip.key)
-        self._shards.check(self._clips)
-        self._order: tuple[int, NDArray[np.int64]] = (-1, np.empty(0, np.int64))
+        if batch_size <= 0:
+            raise UsageError(f"batch_size ({batch_size}) must be positive")
+        self.clips = clips if clips is not None else clips_of_split(store, split)
+        self.batch_size, self.seed, self.reversal = batch_size, seed, reversal
+        share = share_of(batch_size, rank, world)
+        self.share = range(share.start, share.stop)
+        self.reader = ShardReader(store / SHARDS)
+        self.reader.check(self.clips.shards, self.clips.shard_ends())
+        self._order = ClipOrder(self.clips, seed)
+        self._set_shape(clip_frames, crop)
+
+    def _set_shape(self, clip_frames: int, crop: int) -> None:
+        if crop <= 0 or crop % 2 or clip_frames <= 0:
+            raise UsageError(f"crop ({crop}) must be even, crop and clip_frames positive")
+        self.clip_frames, self.crop = clip_frames, crop
+        self._draw = lru_cache(_KEPT_DRAWS)(self._draw_place)  # asked for by `announce`, then by `batch`
+
+    def reshaped(self, clip_frames: int, crop: int) -> ClipLoader:
+        """The same order of the same clips, cut to another shape; shares what this one has read and opened."""
+        other = copy.copy(self)
+        other._set_shape(clip_frames, crop)
+        return other
 
     def __len__(self) -> int:
         """Clips in the split."""
-        return len(self._clips)
+        return len(self.clips)
 
     def batch(self, step: int) -> ClipBatch:
-        """The batch of this rank at `step`, counted from 0."""
-        first = (step * self.world + self.rank) * self.batch_size
-        half = self.crop // 2
-        luma = np.empty((self.batch_size, self.clip_frames, 1, self.crop, self.crop), np.uint8)
-        chroma = np.empty((self.batch_size, self.clip_frames, 2, half, half), np.uint8)
+        """The share of this rank at `step`, counted from 0."""
+        half, count = self.crop // 2, len(self.share)
+        luma = np.empty((count, self.clip_frames, 1, self.crop, self.crop), np.uint8)
+        chroma = np.empty((count, self.clip_frames, 2, half, half), np.uint8)
         keys = []
-        for i in range(self.batch_size):
-            place = first + i
-            clip = self._clips[self._item(place)]
-            self._fill(clip, np.random.default_rng([self.seed, place]), luma[i, :, 0], chroma[i])
+        for i, sample in enumerate(self.share):
+            clip, cut = self._draw(step * self.batch_size + sample)
+            self._fill(clip, cut, luma[i, :, 0], chroma[i])
             keys.append(clip.key)
         return ClipBatch(torch.from_numpy(luma), torch.from_numpy(chroma), keys)
 
-    def _item(self, place: int) -> int:
-        """The clip at a place in the endless order: epoch after epoch, each its own permutation."""
-        epoch, position = divmod(place, len(self._clips))
-        if self._order[0] != epoch:  # kept only for speed; it follows from (seed, epoch) alone
-            self._order = (epoch, np.random.default_rng([self.seed, epoch, 1]).permutation(len(self._clips)))
-        return int(self._order[1][position])
+    def announce(self, step: int) -> None:
+        """Let the disk begin with what `batch(step)` will read, in the order in which it lies there."""
+        wanted = []
+        for sample in self.share:
+            clip, cut = self._draw(step * self.batch_size + sample)
+            first, last = min(cut.frames), max(cut.frames)
+            if 2 * self.crop >= clip.height:  # most of each picture: one stretch
+                begin = clip.pixels_at + first * clip.frame_bytes
+                wanted.append((clip.shard, begin, (last + 1 - first) * clip.frame_bytes))
+            else:
+                wanted += [
+                    (clip.shard, *stretch)
+                    for frame in range(first, last + 1)
+                    for _, stretch, _ in self._planes(clip, frame, cut)
+                ]
+        for stretch in sorted(wanted):
+            self.reader.announce(*stretch)
 
-    def _fill(self, clip: _Clip, rng: np.random.Generator, luma: NDArray[np.uint8], chroma: NDArray[np.uint8]) -> None:
+    def _draw_place(self, place: int) -> tuple[ClipPlace, _Cut]:
+        """The clip at a place in the endless order and what is cut out of it."""
+        clip = self.clips[self._order[place]]
+        spans = (
+            max(clip.frames - self.clip_frames, 0) + 1,
+            max(clip.width - self.crop, 0) // 2 + 1,
+            max(clip.height - self.crop, 0) // 2 + 1,
+            2,
+            2,
+        )
+        draws = np.random.default_rng([self.seed, place]).random(len(spans))
+        start, x, y, flip, backwards = (int(draw * span) for draw, span in zip(draws, spans, strict=True))
+        frames = tuple(start + _back_and_forth(t, clip.frames) for t in range(self.clip_frames))
+        return clip, _Cut(frames[::-1] if backwards and self.reversal else frames, 2 * x, 2 * y, bool(flip))
+
+    def _planes(self, clip: ClipPlace, frame: int, cut: _Cut) -> list[tuple[int, tuple[int, int], tuple[int, int]]]:
+        """The whole rows to read for Y, U and V: (left edge of the window, (offset, length), (rows, width))."""
+        planes = []
+        at = clip.pixels_at + frame * clip.frame_bytes
+        for width, height, x, y, side in (
+            (clip.width, clip.height, cut.x, cut.y, self.crop),
+            *2 * [(clip.width // 2, clip.height // 2, cut.x // 2, cut.y // 2, self.crop // 2)],
+        ):
+            rows = min(side, height)
+            planes.append((x, (at + y * width, rows * width), (rows, width)))
+            at += width * height
+        return planes
+
+    def _fill(self, clip: ClipPlace, cut: _Cut, luma: NDArray[np.uint8], chroma: NDArray[np.uint8]) -> None:
         """Cut one clip: luma (T, crop, crop), chroma (T, 2, crop/2, crop/2), written in place."""
-        stored = self._shards.view(clip)
-        frames, width, height = clip.frames, clip.stored_width, clip.stored_height
-        start = int(rng.integers(0, max(frames - self.clip_frames, 0) + 1))
-        x = 2 * int(rng.integers(0, max(width - self.crop, 0) // 2 + 1))
-        y = 2 * int(rng.integers(0, max(height - self.crop, 0) // 2 + 1))
-        flip = bool(rng.integers(0, 2))
-        chosen = [start + _back_and_forth(t, frames) for t in range(self.clip_frames)]
-        for t, index in enumerate(chosen):
-            _cut(stored[index, :height], x, y, flip, luma[t])
-            planes = stored[index, height:].reshape(2, height // 2, width // 2)
-            for c in range(2):
-                _cut(planes[c], x // 2, y // 2, flip, chroma[t, c])
+        first_time: dict[int, int] = {}
+        for t, frame in enumerate(cut.frames):
+            if frame in first_time:  # played back and forth
+                luma[t], chroma[t] = luma[first_time[frame]], chroma[first_time[frame]]
+                continue
+            first_time[frame] = t
+            outs = (luma[t], chroma[t, 0], chroma[t, 1])
+            for out, (x, (offset, _), shape) in zip(outs, self._planes(clip, frame, cut), strict=True):
+                rows = np.empty(shape, np.uint8)
+                self.reader.read(clip.shard, offset, rows)
+                _place(rows[:, x : x + len(out)], cut.flip, out)
 
 
 def _back_and_forth(t: int, frames: int) -> int:
@@ -137,44 +182,9 @@ def _back_and_forth(t: int, frames: int) -> int:
     return t if t < frames else 2 * (frames - 1) - t
 
 
-def _cut(plane: NDArray[np.uint8], x: int, y: int, flip: bool, out: NDArray[np.uint8]) -> None:
-    """Copy the window at (x, y) into `out`, mirroring the plane's edges where it is smaller than the window."""
-    height, width = out.shape
-    part = plane[y : y + height, x : x + width]
+def _place(part: NDArray[np.uint8], flip: bool, out: NDArray[np.uint8]) -> None:
+    """Copy a window into `out`, mirroring its edges at right and bottom where it is smaller."""
     if part.shape != out.shape:
-        part = np.pad(part, ((0, height - part.shape[0]), (0, width - part.shape[1])), mode="symmetric")
+        missing = [(0, wanted - got) for wanted, got in zip(out.shape, part.shape, strict=True)]
+        part = np.pad(part, missing, mode="symmetric")
     out[...] = part[:, ::-1] if flip else part
-
-
-class _Shards:
-    """Memory maps of the shards last used; only the pages that a crop touches are read."""
-
-    def __init__(self, folder: Path) -> None:
-        self._folder = folder
-        self._maps: OrderedDict[str, mmap.mmap] = OrderedDict()
-
-    def check(self, clips: list[_Clip]) -> None:
-        """Raise BitreelError where a shard is missing or ends before its last clip does."""
-        ends: dict[str, int] = {}
-        for clip in clips:
-            ends[clip.shard] = max(clip.offset + clip.length, ends.get(clip.shard, 0))
-        for shard, end in ends.items():
-            path = self._folder / shard
-            if not path.is_file() or path.stat().st_size < end:
-                found = "shorter than the manifest says" if path.is_file() else "missing"
-                raise BitreelError(f"'{path}' is {found}; run `bitreel store verify {self._folder.parent}`")
-
-    def view(self, clip: _Clip) -> NDArray[np.uint8]:
-        """The stored planes (frames, stored_height * 3/2, stored_width), straight from the file."""
-        mapped = self._maps.pop(clip.shard, None)
-        if mapped is None:
-            with (self._folder / clip.shard).open("rb") as handle:
-                mapped = mmap.mmap(handle.fileno(), 0, access=mmap.ACCESS_READ)
-            while len(self._maps) >= _OPEN_SHARDS:
-                self._maps.popitem(last=False)  # closed once no array views it
-        self._maps[clip.shard] = mapped
-        rows = clip.stored_height * 3 // 2
-        count = clip.frames * rows * clip.stored_width
-        header = clip.length - count  # of the .npy member
-        flat = np.frombuffer(mapped, np.uint8, count, clip.offset + header)
-        return flat.reshape(clip.frames, rows, clip.stored_width)

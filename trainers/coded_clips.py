@@ -59,7 +59,7 @@ def clips_of(store: Path, frames: int, clips: int, crop: int, seed: int) -> Iter
 
     Raises UsageError where the store has none; BitreelError where it is damaged.
     """
-    loader = ClipLoader(store, split="train", clip_frames=frames, crop=crop, batch_size=1, seed=seed)
+    loader = ClipLoader(store, split="train", clip_frames=frames, crop=crop, batch_size=1, seed=seed, reversal=False)
     for number in range(clips):
         batch = loader.batch(number)
         planes = batch.luma[0, :, 0].numpy(), batch.chroma[0].numpy()

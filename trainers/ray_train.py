@@ -30,6 +30,7 @@ from trainers.loop import Pictures, check_resumable, fresh_codec, train
 from trainers.phase_batches import PhaseBatches
 from trainers.ray_workers import Resources, choose_resources
 from trainers.recipe import Recipe, recipe_from_dict
+from trainers.run_clips import pin_clips, pinned_clips
 from trainers.schedule import conditions_at
 
 RUN_FILE = "run.json"
@@ -80,13 +81,14 @@ def train_on_ray(
     init_from: Path | None = None,
     tracking: RunTrackerSpec | None = None,
     on_progress: Callable[[int, dict[str, float]], None] | None = None,
+    on_event: Callable[[str], None] | None = None,
 ) -> TrainingResult:
     """Train by `recipe` on the clips of `store` and wait for the end.
 
     The run lives in `storage/name`, which every machine of the cluster must see; a run of that name that stopped
     early goes on from its last checkpoint. `workers` None means one per GPU, or one where there is none. `init_from`
     is a checkpoint folder whose weights the run starts from; they are copied into the run's folder, and a run that
-    goes on needs it no more. `on_progress` gets finished steps and the last figures.
+    goes on needs it no more. `on_progress` gets finished steps and the last figures; `on_event`: see `pin_clips`.
 
     Raises UsageError where recipe, store, weights or a run of that name do not fit together, BitreelError where
     training fails for good or is stopped.
@@ -101,6 +103,7 @@ def train_on_ray(
         PhaseBatches(store, recipe, 0, resources.workers)
         start = starting_codec(recipe, init_from)
         kept = _prepare_run(folder, recipe, store, resources, start if init_from else None)
+        pin_clips(folder, store, on_event)
         with _watch_progress(folder / PROGRESS_FILE, on_progress):
             checkpoint = _fit(recipe, store, folder, resources, kept, tracking)
         return _result(checkpoint, folder.name, recipe, tracking.run_id if tracking else "")
@@ -253,7 +256,7 @@ def _worker(config: dict[str, Any]) -> None:
         init_from = Path(config["init_from"]) if config["init_from"] else None
         codec = fresh_codec(recipe) if start else starting_codec(recipe, init_from)
         hooks = _RayHooks(folder, rank, recipe, tracker)
-        batches = PhaseBatches(Path(config["store"]), recipe, rank, world)
+        batches = PhaseBatches(Path(config["store"]), recipe, rank, world, pinned_clips(folder))
         device = ray.train.torch.get_device()
         train(codec, recipe, batches, hooks, device=device, rank=rank, world=world, start=start)
     except BitreelError as error:

@@ -76,6 +76,7 @@ def train_command(
             init_from=init_from,
             on_progress=show,
             on_start=started,
+            on_event=lambda line: console.print(line, markup=False),
         )
     for key in ("loss", "bpp", "psnr_yuv", "skipped_steps"):
         if key in done.metrics:

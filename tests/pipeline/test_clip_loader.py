@@ -1,8 +1,9 @@
-"""The loader: a pure function of the step, nothing twice in an epoch, ranks apart, and the very pixels of the store."""
+"""The loader on real stores: what a batch holds, and what happens where shards are missing, damaged or failing."""
 
 from __future__ import annotations
 
-from collections import Counter
+import errno
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -11,6 +12,7 @@ import pytest
 import torch
 
 from codec.errors import BitreelError, UsageError
+from pipeline import shard_reader
 from pipeline.ingest_worker import IngestSettings, IngestWorker
 from pipeline.loader import ClipLoader
 from pipeline.manifest import create_or_check_store, read_manifest
@@ -36,9 +38,19 @@ def loader(store: Path, **changes: object) -> ClipLoader:
     return ClipLoader(store, **settings)  # type: ignore[arg-type]
 
 
+def stored_clips(store: Path) -> dict[str, np.ndarray]:
+    clips = {}
+    for row in read_manifest(store).to_pylist():
+        with (store / "shards" / row["shard"]).open("rb") as handle:
+            handle.seek(row["offset"])
+            clips[row["key"]] = np.load(handle)
+    return clips
+
+
 def test_a_batch_depends_on_its_step_alone(store: Path) -> None:
     walked, jumped = loader(store), loader(store)
     for step in range(20):
+        walked.announce(step + 3)
         last = walked.batch(step)
     again = jumped.batch(19)
     assert again.keys == last.keys
@@ -50,41 +62,78 @@ def test_a_batch_depends_on_its_step_alone(store: Path) -> None:
     assert not torch.equal(loader(store, seed=6).batch(19).luma, last.luma)
 
 
-def test_no_clip_twice_in_an_epoch_over_all_ranks(store: Path) -> None:
-    ranks = [loader(store, rank=rank, world=2) for rank in range(2)]
-    clips = len(ranks[0])
-    assert clips == 14
-    keys = [key for step in range(7) for rank in ranks for key in rank.batch(step).keys]  # 28 places: two epochs
-    assert set(Counter(keys[:clips]).values()) == {1}
-    assert set(Counter(keys[clips:]).values()) == {1}
-    assert keys[:clips] != keys[clips:]
-    alone = loader(store, batch_size=4)
-    assert [key for step in range(7) for key in alone.batch(step).keys] == keys  # the order is the same for any world
+@pytest.mark.parametrize("world", [2, 3, 5])
+def test_ranks_share_the_batch_that_one_alone_would_have(store: Path, world: int) -> None:
+    whole = loader(store, batch_size=5)
+    ranks = [loader(store, batch_size=5, rank=rank, world=world) for rank in range(world)]
+    for step in range(6):  # over the end of the epoch
+        expected, shares = whole.batch(step), [rank.batch(step) for rank in ranks]
+        assert [key for share in shares for key in share.keys] == expected.keys
+        assert torch.equal(torch.cat([share.luma for share in shares]), expected.luma)
+        assert torch.equal(torch.cat([share.chroma for share in shares]), expected.chroma)
+        sizes = [len(share.keys) for share in shares]
+        assert max(sizes) - min(sizes) <= 1
 
 
 def test_pixels_are_those_of_the_store(store: Path) -> None:
-    rows = {row["key"]: row for row in read_manifest(store).to_pylist()}
-    batch = loader(store, crop=64, clip_frames=4, batch_size=14).batch(0)
-    for key, luma, chroma in zip(batch.keys, batch.luma.numpy(), batch.chroma.numpy(), strict=True):
-        row = rows[key]
-        with (store / "shards" / row["shard"]).open("rb") as handle:
-            handle.seek(row["offset"])
-            clip = np.load(handle)
-        order = [0, 1, 2, 3] if row["frames"] == 4 else [0, 1, 2, 1]  # too short: back and forth
-        for t, index in enumerate(order):
-            for got, plane in (
-                (luma[t, 0], clip[index, :48]),
-                (chroma[t, 0], clip[index, 48:].reshape(2, 24, 32)[0]),
-                (chroma[t, 1], clip[index, 48:].reshape(2, 24, 32)[1]),
-            ):
-                # 48 lines are mirrored downwards to make 64.
-                expected = np.concatenate([plane, plane[::-1][: got.shape[0] - plane.shape[0]]])
-                assert np.array_equal(got, expected) or np.array_equal(got, expected[:, ::-1])
+    stored, directions, flips = stored_clips(store), set(), set()
+    for step in range(2):
+        batch = loader(store, crop=64, clip_frames=4, batch_size=14).batch(step)
+        for key, luma, chroma in zip(batch.keys, batch.luma.numpy(), batch.chroma.numpy(), strict=True):
+            clip = stored[key]
+            order = [0, 1, 2, 3] if len(clip) == 4 else [0, 1, 2, 1]  # too short: back and forth
+            planes = [clip[:, :48], *clip[:, 48:].reshape(len(clip), 2, 24, 32).transpose(1, 0, 2, 3)]
+            # 48 lines are mirrored downwards to make 64.
+            tall = [np.concatenate([plane, plane[:, ::-1][:, : plane.shape[1] // 3]], axis=1) for plane in planes]
+            got = luma[:, 0], chroma[:, 0], chroma[:, 1]
+            found = [
+                (way, side)
+                for way in (1, -1)
+                for side in (1, -1)
+                if all(np.array_equal(g, t[order[::way], :, ::side]) for g, t in zip(got, tall, strict=True))
+            ]
+            assert found, f"{key} is not what the store holds"
+            directions.add(found[0][0])
+            flips.add(found[0][1])
+    assert directions == flips == {1, -1}
 
 
-def test_crops_and_flips_vary(store: Path) -> None:
-    batches = [loader(store, crop=16, batch_size=14).batch(step).luma for step in range(4)]
-    assert len({batch.numpy().tobytes() for batch in batches}) == 4
+def test_a_window_has_the_same_place_in_all_planes_and_frames(tmp_path: Path) -> None:
+    """Each sample tells its own place, so a crop that is off by one in any plane or frame is seen."""
+    from tests.trainers.small_store import write_clips
+
+    frames, height, width = 6, 40, 56
+    rows, columns = np.mgrid[:height, :width]
+    luma = np.stack([(rows * 3 + columns * 5 + t * 40) % 256 for t in range(frames)]).astype(np.uint8)
+    u, v = luma[:, ::2, ::2], 255 - luma[:, ::2, ::2]
+    clip = np.concatenate([plane.reshape(frames, -1) for plane in (luma, u, v)], axis=1)
+    store = write_clips(tmp_path / "store", {"places": [clip.reshape(frames, height * 3 // 2, width)] * 3})
+    wide, places = loader(store, crop=16, clip_frames=2, batch_size=3), set()
+    for step in range(12):
+        batch = wide.batch(step)
+        assert torch.equal(batch.chroma[:, :, 0] + batch.chroma[:, :, 1], torch.full_like(batch.chroma[:, :, 0], 255))
+        for got, small in zip(batch.luma[:, :, 0].numpy(), batch.chroma[:, :, 0].numpy(), strict=True):
+            flat = got[:, :, ::-1] if (int(got[0, 0, 1]) - int(got[0, 0, 0])) % 256 != 5 else got
+            matches = [
+                (t, x, y)
+                for t in range(frames - 1)
+                for y in range(0, height - 15, 2)
+                for x in range(0, width - 15, 2)
+                if luma[t, y, x] == flat[0, 0, 0] and luma[t, y + 15, x + 15] == flat[0, 15, 15]
+            ]
+            assert matches
+            assert np.array_equal(small, got[:, ::2, ::2] if flat is got else flat[:, ::2, ::2][:, :, ::-1])
+            places.add(matches[0])
+    assert len(places) > 15
+
+
+def test_time_keeps_its_direction_where_asked(store: Path) -> None:
+    stored = stored_clips(store)
+    batch = loader(store, crop=64, clip_frames=3, batch_size=13, reversal=False).batch(0)
+    for key, luma in zip(batch.keys, batch.luma.numpy()[:, :, 0, :48], strict=True):
+        first = [int(np.abs(luma[0].astype(int) - frame[:48]).sum()) for frame in stored[key]]
+        mirrored = [int(np.abs(luma[0, :, ::-1].astype(int) - frame[:48]).sum()) for frame in stored[key]]
+        assert 0 in first[:2] or 0 in mirrored[:2]  # a clip of 4 frames begins with its first or second
 
 
 def test_what_can_not_be_loaded_is_refused(store: Path, tmp_path: Path) -> None:
@@ -93,6 +142,7 @@ def test_what_can_not_be_loaded_is_refused(store: Path, tmp_path: Path) -> None:
         ({"split": "all"}, "unknown split"),
         ({"crop": 33}, "must be even"),
         ({"rank": 2, "world": 2}, "not in a world"),
+        ({"rank": 2, "world": 3}, "too small for 3 workers"),
     ):
         with pytest.raises(UsageError, match=words):
             loader(store, **changes)
@@ -101,10 +151,60 @@ def test_what_can_not_be_loaded_is_refused(store: Path, tmp_path: Path) -> None:
         loader(tmp_path / "rgb")
     with pytest.raises(UsageError, match="not a clip store"):
         loader(tmp_path)
-    shard = next((store / "shards").iterdir())
-    shard.write_bytes(shard.read_bytes()[:10000])
-    with pytest.raises(BitreelError, match="shorter than the manifest says"):
+
+
+def test_missing_and_short_shards_are_named(store: Path) -> None:
+    """At the start where they are so already, later where they become so while a training runs."""
+    running = loader(store, batch_size=14)
+    shard = max((store / "shards").iterdir(), key=lambda path: path.stat().st_size)
+    whole = shard.read_bytes()
+    os.truncate(shard, 10000)
+    with pytest.raises(BitreelError, match=f"{shard.name}' is shorter than the manifest says; run `bitreel store"):
         loader(store)
+    with pytest.raises(BitreelError, match=f"{shard.name}' is shorter"):
+        running.batch(0)
+    shard.write_bytes(whole)
+    assert len(running.batch(0).keys) == 14
+    shard.unlink()
+    with pytest.raises(BitreelError, match=f"{shard.name}' is missing"):
+        loader(store)
+    with pytest.raises(BitreelError, match=f"{shard.name}' is missing"):
+        loader_of(running).batch(0)
+
+
+def loader_of(other: ClipLoader) -> ClipLoader:
+    """One with the same clips that has opened no shard yet and checks nothing."""
+    fresh = other.reshaped(other.clip_frames, other.crop)
+    fresh.reader = shard_reader.ShardReader(other.reader._folder)
+    return fresh
+
+
+def test_errors_that_pass_are_waited_out(store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    expected = loader(store).batch(0)
+    read, waits, failures = os.preadv, [], [errno.EIO, errno.ESTALE]
+
+    def flaky(descriptor: int, buffers: list[memoryview], offset: int) -> int:
+        if failures:
+            number = failures.pop()
+            raise OSError(number, os.strerror(number))
+        return read(descriptor, [buffers[0][:1000]], offset)  # and no more than 1000 bytes at once
+
+    monkeypatch.setattr(os, "preadv", flaky)
+    monkeypatch.setattr(shard_reader.time, "sleep", waits.append)
+    patient = loader(store)
+    batch = patient.batch(0)
+    assert torch.equal(batch.luma, expected.luma) and torch.equal(batch.chroma, expected.chroma)
+    assert waits == list(shard_reader.RETRY_DELAYS[:2])
+    assert patient.reader.retries == 2
+
+    failures += [errno.EIO] * 100
+    with pytest.raises(BitreelError, match="can't be read \\(Input/output error\\)"):
+        loader(store).batch(0)
+    assert len(failures) == 99 - len(shard_reader.RETRY_DELAYS)
+    failures[:] = [errno.EACCES]
+    with pytest.raises(BitreelError, match="can't be read \\(Permission denied\\)"):
+        loader(store).batch(0)
+    assert waits[2:] == list(shard_reader.RETRY_DELAYS)  # no wait for what will not pass
 
 
 def test_it_loads_without_ray_and_without_decoders(store: Path) -> None:
