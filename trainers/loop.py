@@ -23,7 +23,7 @@ from trainers.objective import METRICS
 from trainers.recipe import Recipe
 from trainers.schedule import StepConditions, conditions_at
 from trainers.shares import draw_step, share_of
-from trainers.step_passes import Passes
+from trainers.step_passes import Passes, computing_as
 from trainers.step_sum import Request, StepSum, same_everywhere
 
 MAX_SKIPPED_IN_A_ROW = 25  # a run whose gradients are not finite for this long will not recover
@@ -89,7 +89,8 @@ def train(
 
     `batches` gives this rank's share of each batch (`trainers.shares.share_of`). With world > 1 the process group must
     be up. `start` goes on from a checkpoint: bit for bit as if nothing had been between where `world` is the one it was
-    made with, else up to the rounding of sums. At the end the codec has the averaged weights where the recipe averages.
+    made with, else up to the rounding of sums (for
+    a codec that draws by `codec.draws`). At the end the codec has the averaged weights where the recipe averages.
 
     Raises UsageError where recipe, checkpoint and codec do not belong together, BitreelError where the gradients stay
     non-finite.
@@ -97,6 +98,20 @@ def train(
     device = torch.device(device)
     check_resumable(recipe, start, world)
     codec.to(device).train()
+    with computing_as(recipe, codec, device):
+        return _steps(codec, recipe, batches, hooks, device, rank, world, start)
+
+
+def _steps(
+    codec: Codec,
+    recipe: Recipe,
+    batches: BatchSource,
+    hooks: TrainingHooks,
+    device: torch.device,
+    rank: int,
+    world: int,
+    start: TrainingState | None,
+) -> dict[str, float]:
     optimizer = torch.optim.AdamW(
         codec.parameters(), lr=recipe.phases[0].learning_rate[0], weight_decay=recipe.weight_decay
     )
