@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from codec.api import Codec, create_codec
 from codec.errors import BitreelError, UsageError
+from trainers.adamw import AdamW
 from trainers.averages import WeightAverage, Window
 from trainers.checkpoint import Snapshot, TrainingState, copied, optimizer_tensors, restore_optimizer
 from trainers.objective import METRICS
@@ -24,7 +25,8 @@ from trainers.recipe import Recipe
 from trainers.schedule import StepConditions, conditions_at
 from trainers.shares import draw_step, share_of
 from trainers.step_passes import Passes, computing_as
-from trainers.step_sum import Request, StepSum, same_everywhere
+from trainers.step_requests import Request
+from trainers.step_sum import StepSum, same_everywhere
 
 MAX_SKIPPED_IN_A_ROW = 25  # a run whose gradients are not finite for this long will not recover
 
@@ -112,9 +114,7 @@ def _steps(
     world: int,
     start: TrainingState | None,
 ) -> dict[str, float]:
-    optimizer = torch.optim.AdamW(
-        codec.parameters(), lr=recipe.phases[0].learning_rate[0], weight_decay=recipe.weight_decay
-    )
+    optimizer = AdamW(codec.parameters(), recipe.weight_decay)
     first, skipped, figures = 0, 0, {}
     if start is not None:
         codec.load_state_dict(start.weights)
@@ -140,7 +140,7 @@ def _steps(
         draws = draw_step(recipe, step, world)
         torch.manual_seed(draws.noise_seeds[rank])
 
-        optimizer.zero_grad(set_to_none=True)
+        optimizer.zero_grad()
         shown = passes.run(clips.luma, clips.chroma, draws, now)
         metrics, request = total.add_up(shown.metrics, hooks.request())
         norm = nn.utils.clip_grad_norm_(codec.parameters(), now.phase.grad_clip)
@@ -148,9 +148,7 @@ def _steps(
         finite = bool(torch.isfinite(norm))
         done = step + 1
         if finite:
-            for group in optimizer.param_groups:
-                group["lr"] = now.learning_rate
-            optimizer.step()
+            optimizer.step(now.learning_rate)
             if average is not None:
                 average.follow(done)
             window.add(metrics, norm)

@@ -28,7 +28,7 @@ from trainers.ray_workers import Resources, Workers, choose_resources
 from trainers.recipe import Recipe, recipe_from_dict
 from trainers.run_events import note_event, read_events
 from trainers.starting_codec import starting_codec
-from trainers.step_sum import Request
+from trainers.step_requests import Request
 from trainers.stop_notice import ask, withdraw
 
 RUN_FILE = "run.json"

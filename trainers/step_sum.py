@@ -7,19 +7,12 @@ anew after the first step of each process, so its sums, and a loss curve, change
 from __future__ import annotations
 
 from collections.abc import Sequence
-from enum import IntEnum
 
 import torch
 import torch.distributed
 from torch import Tensor, nn
 
-
-class Request(IntEnum):
-    """What somebody outside wants of a training, between two steps."""
-
-    NOTHING = 0
-    CHECKPOINT = 1
-    STOP = 2  # after a checkpoint
+from trainers.step_requests import Request
 
 
 class StepSum:
