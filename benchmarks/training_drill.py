@@ -24,6 +24,7 @@ from typing import Any
 
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 
+from benchmarks.host_nodes import HEAD, HostNodes
 from codec.errors import BitreelError
 from trainers.loop import Pictures
 from trainers.ray_train import train_on_ray
@@ -59,49 +60,7 @@ class CurveFile:
         return [json.loads(line) for line in self.path.read_text().splitlines()]
 
 
-class Nodes:
-    """Ray nodes of one CPU each on this host; the first is the head, which stays."""
-
-    def __init__(self, count: int) -> None:
-        import ray
-        from ray.cluster_utils import Cluster
-
-        self.cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
-        self.others: list[Any] = []
-        for _ in range(count - 1):
-            self.add()
-        ray.init(address=self.cluster.address, log_to_driver=False, logging_level="error")
-
-    def add(self) -> None:
-        self.others.append(self.cluster.add_node(num_cpus=1))
-
-    def kill(self) -> None:
-        """kill -9 of a node with all its processes."""
-        self.cluster.remove_node(self.others.pop(), allow_graceful=False)
-
-    def drain(self, seconds: int) -> None:
-        """What an autoscaler does before it takes a machine away."""
-        from ray._raylet import GcsClient
-        from ray.core.generated import autoscaler_pb2
-
-        node = self.others[-1]
-        reason = autoscaler_pb2.DrainNodeReason.Value("DRAIN_NODE_REASON_PREEMPTION")
-        deadline = int((time.time() + seconds) * 1000)
-        GcsClient(self.cluster.address).drain_node(node.node_id, reason, "drill", deadline)
-
-
-def worker_pids() -> list[int]:
-    """Training workers below this process, oldest first."""
-    import psutil
-
-    found = []
-    for process in psutil.Process().children(recursive=True):
-        try:
-            if "RayTrainWorker" in " ".join(process.cmdline()):
-                found.append((process.create_time(), process.pid))
-        except psutil.Error:
-            continue
-    return [pid for _, pid in sorted(found)]
+OTHERS = ("127.0.0.2", "127.0.0.3")
 
 
 class Chaos(threading.Thread):
@@ -150,33 +109,55 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=400)
     parser.add_argument("--batch", type=int, default=5, help="clips a step; 5 on 3 workers are shares of 2, 2 and 1")
     parser.add_argument("--patience", type=int, default=120, help="seconds to wait for a restart after each blow")
+    parser.add_argument("--port", type=int, default=6440, help="of the drill's own Ray")
     parser.add_argument("--json", type=Path)
     arguments = parser.parse_args()
     out = arguments.out.resolve()
     out.mkdir(parents=True, exist_ok=True)
     recipe = recipe_of(arguments.steps, arguments.batch)
 
-    nodes = Nodes(3)
+    import ray
+
+    nodes = HostNodes(arguments.port, Path(f"/tmp/drill-{os.getpid()}"))
     broken, calm = CurveFile(out / "broken.curve"), CurveFile(out / "calm.curve")
+
+    def signal_worker(number: int) -> None:
+        os.kill(nodes.named("RayTrainWorker")[-1], number)
+
     acts: list[tuple[str, Callable[[], None]]] = [
-        ("kill -9 of a worker", lambda: os.kill(worker_pids()[-1], signal.SIGKILL)),
-        ("kill -9 of a node", nodes.kill),
-        ("a node is added", nodes.add),
-        ("SIGTERM to a worker", lambda: os.kill(worker_pids()[-1], signal.SIGTERM)),
-        ("a node is drained, 60 s", lambda: nodes.drain(60)),
+        ("kill -9 of a worker", lambda: signal_worker(signal.SIGKILL)),
+        ("kill -9 of a node", lambda: nodes.kill(OTHERS[1])),
+        ("a node is added", lambda: nodes.start(OTHERS[1], 1)),
+        ("SIGTERM to a worker", lambda: signal_worker(signal.SIGTERM)),
+        ("a node is drained, 60 s", lambda: nodes.drain(OTHERS[0], 60)),
         ("SIGTERM to the driver", lambda: os.kill(os.getpid(), signal.SIGTERM)),
     ]
     chaos = Chaos(out / "broken", broken, acts, arguments.patience)
     (out / "broken").mkdir()
-    chaos.start()
-    say = lambda text: print(f"{time.strftime('%H:%M:%S')}  {text}", flush=True)  # noqa: E731
+
+    def say(text: str) -> None:
+        print(f"{time.strftime('%H:%M:%S')}  {text}", flush=True)
+
     try:
-        train_on_ray(recipe, arguments.store, "broken", storage=out, workers=(1, 3), tracking=broken, on_event=say)
-        say("the run ended before the drill did: give it more --steps")
-    except BitreelError as error:
-        say(str(error))
-    train_on_ray(recipe, arguments.store, "broken", storage=out, workers=(1, 3), tracking=broken, on_event=say)
-    train_on_ray(recipe, arguments.store, "calm", storage=out, workers=1, tracking=calm)
+        nodes.start(HEAD, 1)
+        time.sleep(5)
+        for address in OTHERS:
+            nodes.start(address, 1)
+        ray.init(address=nodes.address, log_to_driver=False, logging_level="error")
+        nodes.wait_for(3)
+        say("3 nodes are up")
+        chaos.start()
+        told = {"storage": out, "on_event": say}
+        try:
+            train_on_ray(recipe, arguments.store, "broken", workers=(1, 3), tracking=broken, **told)
+            say("the run ended before the drill did: give it more --steps")
+        except BitreelError as error:
+            say(str(error))
+        train_on_ray(recipe, arguments.store, "broken", workers=(1, 3), tracking=broken, **told)
+        train_on_ray(recipe, arguments.store, "calm", workers=1, tracking=calm, **told)
+    finally:
+        ray.shutdown()
+        nodes.stop()
     report = compare(out, broken, calm, chaos, recipe)
     if arguments.json:
         arguments.json.write_text(json.dumps(report, indent=2) + "\n")

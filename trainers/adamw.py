@@ -30,11 +30,12 @@ class AdamW:
     @torch.no_grad()
     def step(self, learning_rate: float) -> None:
         """Move every parameter that has a gradient."""
-        moved = [parameter for parameter in self.parameters if parameter.grad is not None]
-        if not moved:
+        with_gradient = [parameter for parameter in self.parameters if parameter.grad is not None]
+        if not with_gradient:
             return
-        gradients = [parameter.grad for parameter in moved if parameter.grad is not None]
-        states = [self._state(parameter) for parameter in moved]
+        moved: list[Tensor] = list(with_gradient)
+        gradients = [parameter.grad for parameter in with_gradient if parameter.grad is not None]
+        states = [self._state(parameter) for parameter in with_gradient]
         first, second = ([state[slot] for state in states] for slot in ("exp_avg", "exp_avg_sq"))
         steps = []
         for state in states:  # the count lives on the CPU

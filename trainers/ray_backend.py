@@ -21,7 +21,7 @@ CHECKPOINT_PATIENCE = 30.0  # seconds that a change of the number of workers wai
 _TorchBackend: Any = TorchConfig().backend_cls
 
 
-class _NoticingBackend(_TorchBackend):  # type: ignore[misc]
+class _NoticingBackend(_TorchBackend):
     """Ray's set-up of PyTorch, and SIGTERM heeded. It runs in each worker's main thread, where signals are set up."""
 
     def on_start(self, worker_group: Any, backend_config: TorchConfig) -> None:

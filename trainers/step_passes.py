@@ -87,7 +87,7 @@ def computing_as(recipe: Recipe, codec: Codec, device: torch.device) -> Iterator
 
 def _replace(undo: ExitStack, module: nn.Module, forward: Callable[..., Any]) -> None:
     undo.callback(setattr, module, "forward", module.forward)
-    module.forward = forward  # type: ignore[method-assign]
+    module.forward = forward
 
 
 def _free_modules(codec: Codec, purpose: str) -> list[nn.Module]:
