@@ -9,8 +9,6 @@ import sys
 import time
 from pathlib import Path
 
-import psutil
-
 _QUICK = {  # a node that is gone is known to be gone within seconds
     "RAY_health_check_period_ms": "1000",
     "RAY_health_check_timeout_ms": "3000",
@@ -56,22 +54,14 @@ class HostNodes:
                 sys.exit(f"{count} Ray nodes did not come up within {seconds:.0f} s; see {self.folder}/*.log")
             time.sleep(0.5)
 
-    def named(self, text: str, address: str | None = None) -> list[int]:
-        """Processes whose command holds a text, of one node or all, oldest first."""
-        found = []
-        for here, node in self.processes.items():
-            for process in _below(node.pid) if address in (None, here) else ():
-                try:
-                    if text in " ".join(process.cmdline()):
-                        found.append((process.create_time(), process.pid))
-                except psutil.Error:
-                    continue
-        return [pid for _, pid in sorted(found)]
+    def named(self, text: str) -> list[int]:
+        """Processes of the nodes whose command holds a text."""
+        return [pid for node in self.processes.values() for pid in processes_below(node.pid) if text in command_of(pid)]
 
     def kill(self, address: str) -> None:
         """kill -9 of everything of a node at once."""
         node = self.processes.pop(address)
-        for pid in [node.pid, *(process.pid for process in _below(node.pid))]:
+        for pid in [node.pid, *processes_below(node.pid)]:
             try:
                 os.kill(pid, signal.SIGKILL)
             except ProcessLookupError:
@@ -94,8 +84,27 @@ class HostNodes:
             self.kill(address)
 
 
-def _below(pid: int) -> list[psutil.Process]:
+def processes_below(pid: int) -> list[int]:
+    """All processes that a process started, and they in turn."""
+    children: dict[int, list[int]] = {}
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit():
+            try:
+                parent = int((entry / "stat").read_text().rpartition(")")[2].split()[1])
+            except (OSError, ValueError, IndexError):
+                continue
+            children.setdefault(parent, []).append(int(entry.name))
+    found, waiting = [], [pid]
+    while waiting:
+        below = sorted(children.get(waiting.pop(), []))
+        found += below
+        waiting += below
+    return found
+
+
+def command_of(pid: int) -> str:
+    """A process's command line, empty for one that is gone."""
     try:
-        return psutil.Process(pid).children(recursive=True)
-    except psutil.Error:
-        return []
+        return Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
+    except OSError:
+        return ""

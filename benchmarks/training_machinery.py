@@ -25,6 +25,8 @@ import time
 from pathlib import Path
 from typing import Any
 
+from benchmarks.host_nodes import command_of, processes_below
+
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 
 
@@ -102,13 +104,11 @@ def run_once(arguments: argparse.Namespace) -> None:
 
 
 def _kill_one(curve: Curve, note: Path) -> None:
-    import psutil
-
     while len(curve.points()) < 8:
         time.sleep(0.05)
-    (victim, *_) = [p for p in psutil.Process().children(recursive=True) if "RayTrainWorker" in " ".join(p.cmdline())]
+    (victim,) = [pid for pid in processes_below(os.getpid()) if "RayTrainWorker" in command_of(pid)]
     note.write_text(str(time.time()))
-    os.kill(victim.pid, signal.SIGKILL)
+    os.kill(victim, signal.SIGKILL)
 
 
 def measured(arguments: argparse.Namespace, workers: int, kill: bool = False) -> dict[str, float]:
