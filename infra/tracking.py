@@ -19,7 +19,7 @@ from trainers.schedule import plan_table
 if TYPE_CHECKING:
     from mlflow import MlflowClient
 
-    from trainers.ray_train import RunTracker
+    from trainers.ray_worker import RunTracker
 
 # A dead server must be told in seconds, not after MLflow's many patient tries. Read by MLflow at each request.
 os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")

@@ -13,8 +13,10 @@ from codec.errors import BitreelError, UsageError
 from infra.registry import check_free_name, fetch_version, local_model, register_version, version_of
 from infra.tracking import RUNS_FOLDER, TrackedRun, end_run, find_training_run, reopen_run, start_training_run
 from trainers.phase_batches import PhaseBatches
-from trainers.ray_train import starting_codec, train_on_ray
+from trainers.ray_train import train_on_ray
+from trainers.ray_workers import Workers
 from trainers.recipe import Recipe
+from trainers.starting_codec import starting_codec
 
 TRAINING_FOLDER = "train"  # below the runs folder: checkpoints of each run
 
@@ -35,7 +37,7 @@ def run_training(
     store: Path,
     *,
     model_name: str | None = None,
-    workers: int | None = None,
+    workers: Workers = None,
     address: str | None = None,
     resume: str | None = None,
     init_from: str | None = None,
@@ -47,16 +49,15 @@ def run_training(
 
     `init_from` is the REF of a model (see `infra.registry.resolve_model`) whose weights it starts from; MLflow notes
     which one that was, and its hash. `resume` is the name or MLflow id of a run that stopped; it goes on with the same
-    recipe and store, from its own weights. `on_start` gets the run's name, `on_event` a line where the store is not
-    what it was. Raises UsageError and BitreelError as `resolve_model`, `train_on_ray` and `register_version` do.
+    recipe and store, from its own weights. `on_start` gets the run's name, `on_event` a line on what happened to its
+    workers or its store. Raises UsageError and BitreelError as `resolve_model`, `train_on_ray` and `register_version`
+    do.
     """
     if model_name is not None:
         check_free_name(model_name)
     if resume is not None and init_from is not None:
         raise UsageError("--from: a resumed run goes on from its own weights; give --resume alone")
     PhaseBatches(store, recipe)  # raises where the store can't serve the recipe: better before a run is on record
-    if workers is not None and workers < 1:
-        raise UsageError(f"--workers {workers}: give 1 or more")
     storage = (Path.cwd() / RUNS_FOLDER / TRAINING_FOLDER).resolve()
     start = None
     if resume is not None:

@@ -44,7 +44,7 @@ def one_of(choices: Sequence[str]) -> Check:
     return check
 
 
-def flag() -> Check:
+def yes_or_no() -> Check:
     def check(value: Any, where: str) -> bool:
         if not isinstance(value, bool):
             raise UsageError(f"{where} must be true or false, not {value!r}")

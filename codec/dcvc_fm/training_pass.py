@@ -18,8 +18,9 @@ from codec.dcvc_fm.config import place_in_hierarchy, refreshes
 from codec.dcvc_fm.network import CORRECTION_UNITS, MEMORY, decoded_inputs, frame_inputs, seen
 from codec.dcvc_fm.scalers import CHANNELS
 from codec.distributions import scale_bits
+from codec.draws import draw_each, draw_together
 from codec.exact.blocks import checkerboard
-from codec.exact.layers import quantized_once
+from codec.exact.layers import quantized_once, recomputed
 from codec.inter.context import STEP_UNITS, from_order, log_magnitude, log_real, signed_real, to_order
 from codec.inter.frame_motion import goes
 from codec.inter.layout import LUMA_CHANNELS, ORDER
@@ -56,14 +57,14 @@ def training_pass(
     batch, frames = luma.shape[:2]
     luma_f, chroma_f = luma[:, :, 0].float(), chroma.float()
     # Further down a chain references are no longer so fine: clips begin from either kind.
-    boost = torch.randint(0, codec.config.intra_boost + 1, qp.shape).to(qp.device)
+    boost = (draw_each(batch, device=qp.device) * (codec.config.intra_boost + 1)).long()
     y, uv, intra_bits = _intra_frames(luma_f[:, 0], chroma_f[:, 0], _finer(qp, boost, 62))
     reference = Reference.after_intra((y, uv))
     soft: list[Planes] = [(y, uv)]  # the same frames with gradients
     zeros = torch.zeros(batch, device=luma.device)
     outputs = [(intra_bits, _squared_error((luma_f[:, 0], chroma_f[:, 0]), (y, uv)), y, uv)]
-    refreshed = float(torch.rand(())) < _REFRESHED and codec.config.refresh_period > 0
-    extra = int(torch.randint(2, max(frames, 3), ())) if refreshed else 0
+    refreshed = draw_together() < _REFRESHED and codec.config.refresh_period > 0
+    extra = 2 + int(draw_together() * (max(frames, 3) - 2)) if refreshed else 0
     feature = vectors = None
     for t in range(1, frames):
         planes = luma_f[:, t], chroma_f[:, t]
@@ -84,7 +85,10 @@ def training_pass(
         if conditions.picture_gradients:
             moving = soft_compensation(soft, motion.blocks)
             base = with_gradient(base[0], moving[0]), with_gradient(base[1], moving[1])
-        bits, sse, feature, residuals = coder.run(planes, prediction, base, moved, vectors)
+        run = recomputed(codec, coder.run) if conditions.recompute else coder.run
+        bits, sse, feature, residuals = run(planes, prediction, base, moved, vectors)
+        if not conditions.cascaded:
+            feature = feature.detach()
         kept = _rebuilt(base, residuals[0])
         with torch.no_grad():
             shown = _rebuilt(prediction.base, residuals[1])

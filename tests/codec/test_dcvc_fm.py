@@ -239,6 +239,35 @@ def test_every_parameter_learns() -> None:
         assert parameter.grad.abs().max() > 0, name
 
 
+def test_a_frame_answers_for_those_predicted_from_it_where_pictures_carry_gradients() -> None:
+    """The last frame's cost, and what it asks of the steps that only the first inter frame was coded with."""
+    torch.manual_seed(1)
+    codec, frames = make_codec().train(), make_frames(3, 64, 64)
+    luma, chroma = as_batch(frames)
+
+    def gradient(**how: bool) -> torch.Tensor:
+        codec.zero_grad()
+        torch.manual_seed(4)
+        output = codec(luma, chroma, torch.tensor([20]), TrainingConditions(**how))
+        (output.bits[0, -1] + output.sse[0, -1]).backward()
+        ends = [p.grad for n, p in codec.named_parameters() if n.startswith("network.scalers") and p.grad is not None]
+        return torch.cat([each.flatten() for each in ends])
+
+    apart, cascaded, pictures = gradient(cascaded=False), gradient(), gradient(picture_gradients=True)
+    assert torch.isfinite(pictures).all()
+    assert not torch.equal(pictures, cascaded) and not torch.equal(pictures, apart)
+    assert torch.equal(pictures, gradient(picture_gradients=True, recompute=True)), "recomputing changes nothing"
+
+
+@pytest.mark.parametrize("inside", [False, True])
+def test_corrected_frames_may_be_references(inside: bool) -> None:
+    torch.manual_seed(2)
+    codec, frames = make_codec(correction_in_loop=inside), make_frames(4, 64, 48)
+    torch.nn.init.normal_(codec.network.correction.weight, std=0.05)
+    data, seen, _ = encode(codec, frames, EncodeOptions(24))
+    assert frames_digest(codec.decode(io.BytesIO(data))) == frames_digest(seen)
+
+
 @pytest.mark.parametrize(
     "setting", [{"width": 0}, {"refresh_period": -1}, {"hierarchy_boosts": (1, 2)}, {"distribution": "cauchy"}]
 )
