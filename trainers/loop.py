@@ -23,6 +23,7 @@ from trainers.checkpoint import Snapshot, TrainingState, restore_optimizer
 from trainers.objective import METRICS, rate_distortion, step_metrics
 from trainers.recipe import Recipe
 from trainers.schedule import StepConditions, conditions_at, lambda_of, weight_of
+from trainers.throughput import Throughput
 
 MAX_SKIPPED_IN_A_ROW = 25  # a run whose gradients are not finite for this long will not recover
 
@@ -127,14 +128,19 @@ def train(
         step_module = nn.parallel.DistributedDataParallel(step_module, find_unused_parameters=True)
 
     window, skipped_in_a_row, phase_index = _Window(device), 0, -1
+    throughput = Throughput(device)
     for step in range(first, recipe.total_steps):
         now = conditions_at(recipe, step)
         if now.phase_index != phase_index:
             phase_index = now.phase_index
             _freeze(codec, now.phase.frozen, now.phase.name)
+        asked = time.perf_counter()
         clips = batches.batch(step)
+        waited = time.perf_counter() - asked
         luma, chroma = clips.luma.to(device), clips.chroma.to(device)
-        qp = draw_qps(recipe, step, rank, world).to(device)
+        drawn = draw_qps(recipe, step, rank, world)
+        throughput.add(clips.luma, drawn, waited)
+        qp = drawn.to(device)
         conditions = TrainingConditions(mask_fraction=now.mask_fraction, field_dropout=now.phase.field_dropout)
 
         optimizer.zero_grad(set_to_none=True)
@@ -161,7 +167,7 @@ def train(
 
         done = step + 1
         if done % recipe.log_every == 0 or now.ends_phase:
-            figures = window.close(world) | _standing(now, skipped)
+            figures = window.close(world) | throughput.close(world) | _standing(now, skipped)
             hooks.on_log(done, figures)
         if done % recipe.pictures_every == 0 or done == recipe.total_steps:
             hooks.on_pictures(done, _pictures(luma, chroma, rec_luma, rec_chroma, qp))

@@ -28,9 +28,11 @@ from pipeline.ray_session import ray_session
 from trainers.checkpoint import Snapshot, TrainingState, load_training_state
 from trainers.loop import Pictures, check_resumable, fresh_codec, train
 from trainers.phase_batches import PhaseBatches
+from trainers.ray_validation import OnResult, validations_beside
 from trainers.ray_workers import Resources, choose_resources
 from trainers.recipe import Recipe, recipe_from_dict
 from trainers.schedule import conditions_at
+from trainers.validation import check_held_out, request_validation
 
 RUN_FILE = "run.json"
 PROGRESS_FILE = "progress.json"
@@ -60,6 +62,10 @@ class RunTrackerSpec(Protocol):
     def open(self) -> RunTracker: ...
 
 
+class TrainingStopped(BitreelError):
+    """Somebody ended the training early; it can go on."""
+
+
 @dataclass(frozen=True)
 class TrainingResult:
     """A finished run: its last checkpoint, the last logged figures, the tracking run's id ("" without tracking)."""
@@ -80,13 +86,16 @@ def train_on_ray(
     init_from: Path | None = None,
     tracking: RunTrackerSpec | None = None,
     on_progress: Callable[[int, dict[str, float]], None] | None = None,
+    on_validation: OnResult | None = None,
+    beside: int = 1,
 ) -> TrainingResult:
     """Train by `recipe` on the clips of `store` and wait for the end.
 
     The run lives in `storage/name`, which every machine of the cluster must see; a run of that name that stopped
     early goes on from its last checkpoint. `workers` None means one per GPU, or one where there is none. `init_from`
     is a checkpoint folder whose weights the run starts from; they are copied into the run's folder, and a run that
-    goes on needs it no more. `on_progress` gets finished steps and the last figures.
+    goes on needs it no more. `on_progress` gets finished steps and the last figures, `on_validation` what validations
+    found, both from threads. `beside`: how many runs of this kind share the cluster at once.
 
     Raises UsageError where recipe, store, weights or a run of that name do not fit together, BitreelError where
     training fails for good or is stopped.
@@ -96,12 +105,16 @@ def train_on_ray(
         # One process less to start: nobody gives notice before taking this machine away.
         os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")
     with ray_session(address):
-        resources = choose_resources(workers)
+        resources = choose_resources(workers, beside)
         check_resumable(recipe, None, resources.workers)
         PhaseBatches(store, recipe, 0, resources.workers)
+        check_held_out(store, recipe)
         start = starting_codec(recipe, init_from)
         kept = _prepare_run(folder, recipe, store, resources, start if init_from else None)
-        with _watch_progress(folder / PROGRESS_FILE, on_progress):
+        with (
+            _watch_progress(folder / PROGRESS_FILE, on_progress),
+            validations_beside(recipe, store, folder, on_validation),
+        ):
             checkpoint = _fit(recipe, store, folder, resources, kept, tracking)
         return _result(checkpoint, folder.name, recipe, tracking.run_id if tracking else "")
 
@@ -221,14 +234,14 @@ def _fit(
 
 
 def _result(checkpoint: Path | None, name: str, recipe: Recipe, run_id: str) -> TrainingResult:
-    """The finished run; raises BitreelError where it was stopped (Ctrl-C ends Ray Train without an error)."""
+    """The finished run; raises TrainingStopped where it was (Ctrl-C ends Ray Train without an error)."""
     if checkpoint is None:
-        raise BitreelError(
+        raise TrainingStopped(
             f"training '{name}' was stopped before its first checkpoint; --resume {name} begins it again"
         )
     state = load_training_state(checkpoint)
     if state.step < recipe.total_steps:
-        raise BitreelError(
+        raise TrainingStopped(
             f"training '{name}' was stopped at step {state.step} of {recipe.total_steps}; go on with --resume {name}"
         )
     return TrainingResult(checkpoint, state.metrics, run_id)
@@ -305,6 +318,7 @@ class _RayHooks:
             snapshot.write(written)
             if self.tracker is not None and conditions_at(self.recipe, snapshot.step - 1).ends_phase:
                 self.tracker.checkpoint(snapshot.step, written)
+            request_validation(written, self.folder, self.recipe, snapshot.step)
             checkpoint = ray.train.Checkpoint.from_directory(str(written))
             ray.train.report({"step": snapshot.step} | snapshot.metrics, checkpoint=checkpoint)
         finally:

@@ -23,8 +23,9 @@ class Resources:
     gpu: bool
 
 
-def choose_resources(workers: int | None) -> Resources:
-    """Divide the connected cluster among `workers`; None means one per GPU, or one where there is none.
+def choose_resources(workers: int | None, beside: int = 1) -> Resources:
+    """Divide the connected cluster among `workers`; None means one per GPU, or one where there is none. Leaves room for
+    as many runs of this kind as shall train `beside` each other.
 
     Raises UsageError for more workers than CPUs, or than GPUs where some but not enough are there.
     """
@@ -34,12 +35,13 @@ def choose_resources(workers: int | None) -> Resources:
         raise UsageError(f"--workers {workers}: at least 1 is needed")
     total = ray.cluster_resources()
     gpus = int(total.get("GPU", 0))
-    chosen = workers or max(1, gpus)
+    each = workers or max(1, gpus // beside)
+    chosen = each * beside
     if 0 < gpus < chosen:
         raise UsageError(f"--workers {chosen}: this Ray cluster has {gpus} GPUs, one for each worker is needed")
     per_node = [int(node["Resources"].get("CPU", 0)) for node in ray.nodes() if node["Alive"]]
     # The most CPUs a worker can have so that all of them fit on the machines there are.
     for cpus in range(max(per_node, default=0), 0, -1):
         if sum(count // cpus for count in per_node) >= chosen:
-            return Resources(chosen, cpus, gpus > 0)
+            return Resources(each, cpus, gpus > 0)
     raise UsageError(f"--workers {chosen}: this Ray cluster has {sum(per_node)} CPUs; use no more workers than that")

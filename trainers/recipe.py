@@ -12,7 +12,7 @@ from typing import Any
 
 from codec.api import QP_COUNT
 from codec.errors import UsageError
-from trainers.recipe_checks import Check, fill_dataclass, numbers, one_of, text, texts, whole
+from trainers.recipe_checks import Check, fill_dataclass, numbers, one_of, text, texts, whole, whole_numbers
 
 LAMBDA_LOWEST = 7.5 / 128**2  # bits per squared 8-bit error at QP 0; QP 63 is 128² times as strict
 LAMBDA_HIGHEST = 7.5
@@ -67,6 +67,10 @@ class Recipe:
     log_every, checkpoint_every, pictures_every: steps between; the last two are multiples of the first, so that
         no curve point is ever half finished when a checkpoint is taken. The end of a phase does all but pictures.
     keep_checkpoints: how many of the newest stay on disk.
+    validate_every: steps between validations with real bitstreams, a multiple of checkpoint_every; 0 is never. The end
+        of training is one, too.
+    validate_qps, validate_clips, validate_frames, validate_crop: QPs to code at; how many held-out clips, of how many
+        frames, and how many luma pixels wide and high at most.
     """
 
     name: str
@@ -81,6 +85,11 @@ class Recipe:
     checkpoint_every: int = 100
     pictures_every: int = 100
     keep_checkpoints: int = 2
+    validate_every: int = 0
+    validate_qps: tuple[int, ...] = (0, 9, 18, 27, 36, 45, 54, 63)
+    validate_clips: int = 8
+    validate_frames: int = 8
+    validate_crop: int = 256
 
     @property
     def total_steps(self) -> int:
@@ -122,6 +131,11 @@ _RECIPE_CHECKS: dict[str, Check] = {
     "checkpoint_every": whole(1),
     "pictures_every": whole(1),
     "keep_checkpoints": whole(1),
+    "validate_every": whole(0),
+    "validate_qps": whole_numbers(0, QP_COUNT - 1),
+    "validate_clips": whole(1),
+    "validate_frames": whole(1),
+    "validate_crop": whole(16, multiple_of=16),
 }
 _SPECIAL = ("name", "codec", "phases")  # checked by hand below
 
@@ -166,6 +180,8 @@ def recipe_from_dict(data: dict[str, Any], where: str = "recipe") -> Recipe:
     for key in ("checkpoint_every", "pictures_every"):
         if getattr(recipe, key) % recipe.log_every:
             raise UsageError(f"{where}: {key} must be a multiple of log_every ({recipe.log_every})")
+    if recipe.validate_every % recipe.checkpoint_every:
+        raise UsageError(f"{where}: validate_every must be a multiple of checkpoint_every ({recipe.checkpoint_every})")
     return recipe
 
 

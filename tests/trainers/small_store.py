@@ -12,8 +12,8 @@ import numpy as np
 from pipeline.manifest import CLIP_SCHEMA, MANIFEST, SHARDS, create_or_check_store, write_fragment
 
 
-def make_store(folder: Path, clips: int = 12, frames: int = 4, size: int = 64) -> Path:
-    """Noise that moves one pixel a frame, smoothed; every clip is of the split "train"."""
+def make_store(folder: Path, clips: int = 12, frames: int = 4, size: int = 64, held_out: int = 0) -> Path:
+    """Noise that moves one pixel a frame, smoothed; the last `held_out` clips are of the split "val"."""
     create_or_check_store(folder, {"pixels": "yuv420", "clip_frames": frames})
     draw = np.random.default_rng(7)
     shard = folder / SHARDS / "made-up.tar"
@@ -34,6 +34,7 @@ def make_store(folder: Path, clips: int = 12, frames: int = 4, size: int = 64) -
             row: dict[str, Any] = dict.fromkeys(CLIP_SCHEMA.names)
             row |= {"clip_id": key, "key": key, "shard": shard.name, "offset": info.offset_data, "length": info.size}
             row |= {"frames": frames, "stored_width": size, "stored_height": size, "split": "train"}
+            row["split"] = "val" if len(rows) >= clips - held_out else "train"
             rows.append(row)
     write_fragment(folder / MANIFEST, "made-up", rows, CLIP_SCHEMA)
     return folder
