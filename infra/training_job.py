@@ -16,6 +16,7 @@ from infra.tracking import RUNS_FOLDER, TrackedRun, find_training_run, noted_run
 from trainers.phase_batches import PhaseBatches
 from trainers.ray_train import starting_codec, train_on_ray
 from trainers.recipe import Recipe
+from trainers.validation import check_held_out
 
 TRAINING_FOLDER = "train"  # below the runs folder: checkpoints of each run
 
@@ -54,6 +55,7 @@ def run_training(
         check_free_name(model_name)
     if resume is not None and init_from is not None:
         raise UsageError("--from: a resumed run goes on from its own weights; give --resume alone")
+    check_held_out(store, recipe)
     PhaseBatches(store, recipe)  # raises where the store can't serve the recipe: better before a run is on record
     if workers is not None and workers < 1:
         raise UsageError(f"--workers {workers}: give 1 or more")

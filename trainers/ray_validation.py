@@ -26,7 +26,7 @@ from trainers.validation import (
     waiting_validations,
 )
 
-_NICE = 10
+_NICE = 19  # Ray workers, those that train too, are at 15
 _TRIES = 3
 _LOOK_SECONDS = 0.5
 
@@ -124,5 +124,5 @@ def _task(weights: str, store: str, recipe: dict[str, Any], step: int) -> Valida
     import torch
 
     torch.set_num_threads(1)
-    os.setpriority(os.PRIO_PROCESS, 0, max(os.getpriority(os.PRIO_PROCESS, 0), _NICE))
+    os.setpriority(os.PRIO_PROCESS, 0, _NICE)
     return validate(Path(weights), Path(store), recipe_from_dict(recipe), step)
