@@ -55,10 +55,14 @@ class TrainingConditions:
 
     mask_fraction: share of latent channels kept alive at QP 0 (1.0 = all alive); rises to 1 with QP.
     field_dropout: chance per sample that the conditioning field is switched off, so that the codec works without it.
+    cascaded: gradients go from a frame to those before it; else each frame answers for itself alone.
+    recompute: a frame's networks run once more in the backward pass, rather than being kept until then.
     """
 
     mask_fraction: float = 1.0
     field_dropout: float = 0.0
+    cascaded: bool = True
+    recompute: bool = False
 
 
 @dataclass(frozen=True)
@@ -95,6 +99,8 @@ class Codec(nn.Module, ABC):
     # Whether decoded frames are the same on every machine. Where they come from floats, only symbols are: a stream's
     # checksums of frames then bind under the encoder's own settings alone, and are not asked for.
     exact_frames: ClassVar[bool] = True
+    # Names of modules that may compute in bfloat16 in training: those of which nothing has to be exact.
+    free_modules: ClassVar[tuple[str, ...]] = ()
 
     def __init__(self, config: Any) -> None:
         super().__init__()
@@ -238,14 +244,17 @@ def create_codec(family: str, config: dict[str, Any]) -> Codec:
     return codec
 
 
-def save_codec(codec: Codec, folder: Path, half: bool = False) -> None:
+def save_codec(codec: Codec, folder: Path, half: bool = False, weights: Mapping[str, Tensor] | None = None) -> None:
     """Write weights (safetensors) and config (JSON) into `folder`, each by rename.
+
+    weights: its whole state where it is not the codec's own at this moment.
 
     half: keep the parameters as float16, half the size; buffers stay as they are. The saved model is then another one
     than `codec`, with a hash of its own: that of the rounded weights, which loading gives. Raises BitreelError for a
     weight that float16 can't hold.
     """
-    weights = {k: v.detach().cpu().contiguous() for k, v in codec.state_dict().items()}
+    state = codec.state_dict() if weights is None else weights
+    weights = {k: v.detach().cpu().contiguous() for k, v in state.items()}
     held = _in_half(codec, weights) if half else weights
     write_atomically(folder / WEIGHTS_FILE, save(held))
     meta = {

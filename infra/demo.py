@@ -28,8 +28,8 @@ from pipeline.manifest import read_manifest
 from pipeline.ray_session import ray_session
 from pipeline.rendered import render_demo_videos
 from trainers.loop import fresh_codec
-from trainers.ray_train import differing_settings
 from trainers.recipe import Recipe, load_recipe
+from trainers.starting_codec import differing_settings
 
 MODEL_NAME = "demo"
 RECIPE = "innvc-demo"

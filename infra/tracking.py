@@ -145,13 +145,18 @@ def start_training_run(
         client.log_text(run.run_id, json.dumps(recipe.to_dict(), indent=2) + "\n", "plan.json")
 
     ask(run.uri, log)
-    write_json_atomically(folder / RUN_NOTE, {"uri": run.uri, "run_id": run.run_id, "name": name})
-    return TrackedRun(run.uri, run.run_id, folder)
+    return note_run(run, folder)
 
 
 def nested_in(parent: str | None) -> dict[str, str]:
     """Tags of a run that MLflow shows below another."""
     return {"mlflow.parentRunId": parent} if parent else {}
+
+
+def note_run(run: TrackedRun, folder: Path) -> TrackedRun:
+    """Write down in `folder` which run is its own; the run, with that folder."""
+    write_json_atomically(folder / RUN_NOTE, {"uri": run.uri, "run_id": run.run_id})
+    return TrackedRun(run.uri, run.run_id, folder)
 
 
 def noted_run(folder: Path) -> TrackedRun | None:

@@ -14,8 +14,10 @@ from infra.registry import check_free_name, fetch_version, local_model, register
 from infra.run_lifetime import followed_run, settle_runs
 from infra.tracking import RUNS_FOLDER, TrackedRun, find_training_run, noted_run, start_training_run
 from trainers.phase_batches import PhaseBatches
-from trainers.ray_train import starting_codec, train_on_ray
+from trainers.ray_train import train_on_ray
+from trainers.ray_workers import Workers
 from trainers.recipe import Recipe
+from trainers.starting_codec import starting_codec
 from trainers.validation import check_held_out
 
 TRAINING_FOLDER = "train"  # below the runs folder: checkpoints of each run
@@ -37,19 +39,20 @@ def run_training(
     store: Path,
     *,
     model_name: str | None = None,
-    workers: int | None = None,
+    workers: Workers = None,
     address: str | None = None,
     resume: str | None = None,
     init_from: str | None = None,
     on_progress: Callable[[int, dict[str, float]], None] | None = None,
     on_start: Callable[[str], None] | None = None,
+    on_event: Callable[[str], None] | None = None,
 ) -> FinishedTraining:
     """Train, follow it in MLflow, and register the result under `model_name`.
 
     `init_from` is the REF of a model (see `infra.registry.resolve_model`) whose weights it starts from; MLflow notes
     which one that was, and its hash. `resume` is the name or MLflow id of a run that stopped; it goes on with the same
-    recipe and store, from its own weights. `on_start` gets the run's name. Raises UsageError and BitreelError as
-    `resolve_model`, `train_on_ray` and `register_version` do.
+    recipe and store, from its own weights. `on_start` gets the run's name, `on_event` a line on what happened to its
+    workers. Raises UsageError and BitreelError as `resolve_model`, `train_on_ray` and `register_version` do.
     """
     if model_name is not None:
         check_free_name(model_name)
@@ -57,8 +60,6 @@ def run_training(
         raise UsageError("--from: a resumed run goes on from its own weights; give --resume alone")
     check_held_out(store, recipe)
     PhaseBatches(store, recipe)  # raises where the store can't serve the recipe: better before a run is on record
-    if workers is not None and workers < 1:
-        raise UsageError(f"--workers {workers}: give 1 or more")
     storage = (Path.cwd() / RUNS_FOLDER / TRAINING_FOLDER).resolve()
     settle_runs(storage)
     start = None
@@ -87,6 +88,7 @@ def run_training(
                 init_from=start,
                 tracking=run,
                 on_progress=on_progress,
+                on_event=on_event,
                 on_validation=tracker.validation,
             )
     except KeyboardInterrupt:

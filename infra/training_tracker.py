@@ -20,7 +20,7 @@ from infra.system_metrics import SystemSampler
 from trainers.loop import Pictures
 from trainers.validation import ValidationResult
 
-TRAINING, SYSTEM, VALIDATION = "training", "system", "validation"  # whose curve a point belongs to
+TRAINING, SYSTEM, VALIDATION, SWEEP = "training", "system", "validation", "sweep"  # whose curve a point belongs to
 CLOSE_SECONDS = 10.0
 _GAP = 4  # white pixels between frames
 
@@ -36,9 +36,12 @@ class TrainingTracker:
         self.outbox = outbox
         self._newest = dict.fromkeys((TRAINING, SYSTEM), -1)
         self._validated: set[int] = set()
+        self._placed: dict[str, float] = {}
         for entry in outbox.history():
             if entry["kind"] == "metrics":
                 self._newest[entry["of"]] = max(self._newest.get(entry["of"], -1), entry["step"])
+                if entry["of"] == SWEEP:
+                    self._placed = entry["values"]
                 if entry["of"] == VALIDATION:
                     self._validated.add(entry["step"])
         self._sampler = SystemSampler(self._system, outbox.folder) if sample_system else None
@@ -72,6 +75,12 @@ class TrainingTracker:
         )
         values = result.figures()
         self.outbox.append({"kind": "metrics", "of": VALIDATION, "step": result.step, "values": values})
+
+    def place(self, figures: dict[str, float]) -> None:
+        """What a sweep says of this training; once, where it says the same again."""
+        if figures != self._placed:
+            self._placed = figures
+            self.outbox.append({"kind": "metrics", "of": SWEEP, "step": 0, "values": figures})
 
     def tags(self, values: dict[str, str]) -> None:
         """Set tags of the run."""

@@ -1,9 +1,9 @@
 """The training loop: plain PyTorch, one process or one rank of many.
 
-    batches.batch(step) ─▶ codec forward ─▶ objective ─▶ backward ─▶ AdamW ─▶ hooks (curves, pictures, checkpoints)
+    batches.batch(step) ─▶ passes: codec forward ─▶ objective ─▶ backward ─▶ sum over ranks ─▶ AdamW ─▶ hooks
 
-Every random draw comes from (seed, step, rank), so a run that stops and goes on from a checkpoint does the very same
-arithmetic as one that never stopped.
+Every random draw comes from (seed, step), and the ranks' gradients are summed in a fixed order, so a run that stops and
+goes on from a checkpoint does the very same arithmetic as one that never stopped.
 """
 
 from __future__ import annotations
@@ -12,18 +12,20 @@ import time
 from dataclasses import dataclass
 from typing import Protocol
 
-import numpy as np
 import torch
-import torch.distributed
 from torch import Tensor, nn
 
-from codec.api import Codec, TrainingConditions, TrainingOutput, create_codec
+from codec.api import Codec, create_codec
 from codec.errors import BitreelError, UsageError
-from trainers.checkpoint import Snapshot, TrainingState, restore_optimizer
-from trainers.objective import METRICS, rate_distortion, step_metrics
+from trainers.averages import WeightAverage, Window
+from trainers.checkpoint import Snapshot, TrainingState, copied, optimizer_tensors, restore_optimizer
+from trainers.objective import METRICS
+from trainers.qp_histogram import qp_shares
 from trainers.recipe import Recipe
-from trainers.schedule import StepConditions, conditions_at, lambda_of, weight_of
-from trainers.throughput import Throughput
+from trainers.schedule import StepConditions, conditions_at, last_log
+from trainers.shares import draw_step, share_of
+from trainers.step_passes import Passes
+from trainers.step_sum import Request, StepSum, same_everywhere
 
 MAX_SKIPPED_IN_A_ROW = 25  # a run whose gradients are not finite for this long will not recover
 
@@ -56,42 +58,21 @@ class Pictures:
 
 
 class TrainingHooks(Protocol):
-    """What the loop tells the outside. Every rank calls its own; `step` counts finished steps."""
+    """What the loop tells the outside, and is asked from there. `step` counts finished steps."""
 
-    def on_log(self, step: int, metrics: dict[str, float]) -> None: ...
+    def on_log(self, step: int, metrics: dict[str, float]) -> None:
+        """On every rank, with the same figures but for times."""
+        ...
 
     def on_pictures(self, step: int, pictures: Pictures) -> None: ...
 
-    def on_checkpoint(self, snapshot: Snapshot) -> None: ...
-
-    def should_stop(self) -> bool:
-        """Asked after each checkpoint; the answer must be the same on every rank."""
+    def on_checkpoint(self, snapshot: Snapshot) -> None:
+        """On rank 0 alone. The snapshot may be kept and written later."""
         ...
 
-
-class TrainingStep(nn.Module):
-    """Codec and objective as one module, so that a data-parallel wrapper sees the loss alone as its output."""
-
-    def __init__(self, codec: Codec, segment_frames: int) -> None:
-        super().__init__()
-        self.codec = codec
-        self.segment_frames = segment_frames
-
-    def forward(
-        self,
-        luma: Tensor,
-        chroma: Tensor,
-        qp: Tensor,
-        lambdas: Tensor,
-        sample_weights: Tensor,
-        conditions: TrainingConditions,
-    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Gives loss (scalar), metrics (8,), reconstructed luma and chroma; only the loss has a gradient."""
-        output: TrainingOutput = self.codec(luma, chroma, qp, conditions)
-        pixels = luma.shape[-2] * luma.shape[-1]
-        loss = rate_distortion(output, lambdas, sample_weights, pixels, self.segment_frames)
-        metrics = step_metrics(loss, output, pixels, self.segment_frames)
-        return loss, metrics, output.luma.detach(), output.chroma.detach()
+    def request(self) -> Request:
+        """Asked in each step; ranks need not agree, the greatest counts for all of them after that very step."""
+        ...
 
 
 def train(
@@ -107,9 +88,12 @@ def train(
 ) -> dict[str, float]:
     """Train `codec` in place by `recipe` and give the last logged figures.
 
-    `batches` gives this rank's share, batch_size / world clips. With world > 1 the process group must be up. `start`
-    goes on from a checkpoint. Raises UsageError where recipe, checkpoint and codec do not belong together,
-    BitreelError where the gradients stay non-finite.
+    `batches` gives this rank's share of each batch (`trainers.shares.share_of`). With world > 1 the process group must
+    be up. `start` goes on from a checkpoint: bit for bit as if nothing had been between where `world` is the one it was
+    made with, else up to the rounding of sums. At the end the codec has the averaged weights where the recipe averages.
+
+    Raises UsageError where recipe, checkpoint and codec do not belong together, BitreelError where the gradients stay
+    non-finite.
     """
     device = torch.device(device)
     check_resumable(recipe, start, world)
@@ -122,13 +106,15 @@ def train(
         codec.load_state_dict(start.weights)
         restore_optimizer(codec, optimizer, start.optimizer)
         first, skipped, figures = start.step, start.skipped_steps, dict(start.metrics)
-    step_module: nn.Module = TrainingStep(codec, recipe.segment_frames)
-    if world > 1:
-        # Frozen parameters and a dropped-out field leave some without gradient, differently from step to step.
-        step_module = nn.parallel.DistributedDataParallel(step_module, find_unused_parameters=True)
-
-    window, skipped_in_a_row, phase_index = _Window(device), 0, -1
-    throughput = Throughput(device)
+    same_everywhere(codec, world)
+    average = None
+    if recipe.ema_decay and rank == 0:
+        average = WeightAverage(codec, recipe.ema_decay, start.average if start else {})
+    share = share_of(recipe.batch_size, rank, world)
+    passes = Passes(codec, recipe, share, device)
+    total = StepSum(list(codec.parameters()), len(METRICS), world)
+    window = Window(device, start.window if start else [])
+    skipped_in_a_row, phase_index, logged = 0, -1, last_log(recipe, first)
     for step in range(first, recipe.total_steps):
         now = conditions_at(recipe, step)
         if now.phase_index != phase_index:
@@ -137,24 +123,22 @@ def train(
         asked = time.perf_counter()
         clips = batches.batch(step)
         waited = time.perf_counter() - asked
-        luma, chroma = clips.luma.to(device), clips.chroma.to(device)
-        drawn = draw_qps(recipe, step, rank, world)
-        throughput.add(clips.luma, drawn, waited)
-        qp = drawn.to(device)
-        conditions = TrainingConditions(mask_fraction=now.mask_fraction, field_dropout=now.phase.field_dropout)
+        draws = draw_step(recipe, step, world)
+        torch.manual_seed(draws.noise_seeds[rank])
 
         optimizer.zero_grad(set_to_none=True)
-        lambdas = lambda_of(qp, now.phase.lambda_range)
-        sample_weights = weight_of(lambdas, now.phase.lambda_range, now.phase.balance)
-        loss, metrics, rec_luma, rec_chroma = step_module(luma, chroma, qp, lambdas, sample_weights, conditions)
-        loss.backward()
+        shown = passes.run(clips.luma, clips.chroma, draws, now)
+        metrics, request = total.add_up(shown.metrics, hooks.request())
         norm = nn.utils.clip_grad_norm_(codec.parameters(), now.phase.grad_clip)
-        # Gradients are averaged over the ranks by now, so every rank comes to the same verdict.
+        # Gradients are summed over the ranks by now, so every rank comes to the same verdict.
         finite = bool(torch.isfinite(norm))
+        done = step + 1
         if finite:
             for group in optimizer.param_groups:
                 group["lr"] = now.learning_rate
             optimizer.step()
+            if average is not None:
+                average.follow(done)
             window.add(metrics, norm)
             skipped_in_a_row = 0
         else:
@@ -164,18 +148,35 @@ def train(
                     f"training diverged at step {step} (phase '{now.phase.name}'): no finite gradient for "
                     f"{skipped_in_a_row} steps; lower learning_rate or grad_clip"
                 )
+        window.spent(waited, recipe.batch_size, recipe.batch_size * now.phase.clip_frames * now.phase.crop**2)
 
-        done = step + 1
         if done % recipe.log_every == 0 or now.ends_phase:
-            figures = window.close(world) | throughput.close(world) | _standing(now, skipped)
+            figures = window.close() | _standing(now, skipped, world) | qp_shares(recipe, range(logged, done))
+            logged = done
             hooks.on_log(done, figures)
         if done % recipe.pictures_every == 0 or done == recipe.total_steps:
-            hooks.on_pictures(done, _pictures(luma, chroma, rec_luma, rec_chroma, qp))
-        if done % recipe.checkpoint_every == 0 or now.ends_phase:
-            hooks.on_checkpoint(Snapshot(codec, optimizer, recipe, done, world, skipped, figures))
-            if hooks.should_stop():
+            hooks.on_pictures(done, _pictures(clips, shown.luma, shown.chroma, int(draws.qps[share.start])))
+        if done % recipe.checkpoint_every == 0 or now.ends_phase or request != Request.NOTHING:
+            if rank == 0:
+                hooks.on_checkpoint(
+                    Snapshot(
+                        codec=codec,
+                        recipe=recipe,
+                        step=done,
+                        world=world,
+                        skipped_steps=skipped,
+                        metrics=figures,
+                        window=window.sums.tolist(),
+                        weights=copied(codec.state_dict()),
+                        average=copied(average.weights) if average else {},
+                        optimizer=copied(optimizer_tensors(codec, optimizer)),
+                    )
+                )
+            if request == Request.STOP:
                 break
     _freeze(codec, (), "")
+    if average is not None:
+        codec.load_state_dict(codec.state_dict() | average.weights)
     return figures
 
 
@@ -187,75 +188,21 @@ def fresh_codec(recipe: Recipe) -> Codec:
 
 def check_resumable(recipe: Recipe, start: TrainingState | None, world: int) -> None:
     """Raises UsageError where the batch can't be split over `world` ranks, or `start` is of another training."""
-    if recipe.batch_size % world:
-        raise UsageError(f"batch_size {recipe.batch_size} can't be split evenly over {world} workers")
+    share_of(recipe.batch_size, 0, world)
     if start is None:
         return
-    if start.world != world:
-        raise UsageError(f"the checkpoint was made by {start.world} workers; resume with as many, not {world}")
-    differing = _differences(start.recipe, recipe.to_dict())
+    differing = _differences({key: start.recipe.get(key) for key in recipe.identity()}, recipe.identity())
     if differing:
         raise UsageError(f"the checkpoint follows another recipe: {'; '.join(differing[:3])}")
 
 
-def draw_qps(recipe: Recipe, step: int, rank: int, world: int) -> Tensor:
-    """This rank's QPs of a step, (batch_size / world,) int64, uniform over the phase's range or its few values.
-
-    Drawn for the whole batch and then shared out, so the number of workers changes nothing. Seeds PyTorch's own
-    generator for the step as well, differently on each rank.
-    """
-    phase = conditions_at(recipe, step).phase
-    low, high = phase.qp
-    generator = np.random.Generator(np.random.Philox(np.random.SeedSequence((recipe.seed, step))))
-    qps = generator.integers(low, high + 1, size=recipe.batch_size)
-    if phase.qp_values:
-        few = np.linspace(low, high, phase.qp_values).round().astype(np.int64)
-        qps = few[generator.integers(len(few), size=recipe.batch_size)]
-    noise_seeds = generator.integers(2**62, size=world)
-    torch.manual_seed(int(noise_seeds[rank]))
-    share = recipe.batch_size // world
-    return torch.from_numpy(qps[rank * share : (rank + 1) * share])
-
-
-class _Window:
-    """Averages of the steps since the last log."""
-
-    def __init__(self, device: torch.device) -> None:
-        self.device = device
-        self._reset()
-
-    def _reset(self) -> None:
-        # Sums of METRICS, then the gradient norm, then the count of finite steps.
-        self.sums = torch.zeros(len(METRICS) + 2, dtype=torch.float64, device=self.device)
-        self.since = time.perf_counter()
-
-    def add(self, metrics: Tensor, norm: Tensor) -> None:
-        self.sums += torch.cat([metrics, torch.stack([norm.detach().double(), torch.ones_like(metrics[0])])])
-
-    def close(self, world: int) -> dict[str, float]:
-        """Averages over steps and ranks. Figures that are not defined (NaN) are left out."""
-        if world > 1:
-            torch.distributed.all_reduce(self.sums)
-        *sums, count = self.sums.tolist()
-        steps = count / world
-        elapsed = time.perf_counter() - self.since
-        figures = {
-            name: value / count
-            for name, value in zip((*METRICS, "gradient_norm"), sums, strict=True)
-            if count and np.isfinite(value)
-        }
-        if steps:
-            figures["seconds_per_step"] = elapsed / steps
-        self._reset()
-        return figures
-
-
-def _standing(now: StepConditions, skipped: int) -> dict[str, float]:
+def _standing(now: StepConditions, skipped: int, world: int) -> dict[str, float]:
     return {
         "learning_rate": now.learning_rate,
         "mask_fraction": now.mask_fraction,
         "phase": float(now.phase_index),
         "skipped_steps": float(skipped),
+        "workers": float(world),
     }
 
 
@@ -268,9 +215,9 @@ def _freeze(codec: Codec, prefixes: tuple[str, ...], phase: str) -> None:
         parameter.requires_grad_(not name.startswith(prefixes))
 
 
-def _pictures(luma: Tensor, chroma: Tensor, rec_luma: Tensor, rec_chroma: Tensor, qp: Tensor) -> Pictures:
+def _pictures(clips: Clips, rec_luma: Tensor, rec_chroma: Tensor, qp: int) -> Pictures:
     rec_luma, rec_chroma = (rec[0].clamp(0, 255).round().to(torch.uint8).cpu() for rec in (rec_luma, rec_chroma))
-    return Pictures(int(qp[0]), luma[0].cpu(), chroma[0].cpu(), rec_luma, rec_chroma)
+    return Pictures(qp, clips.luma[0].cpu(), clips.chroma[0].cpu(), rec_luma, rec_chroma)
 
 
 def _differences(old: object, new: object, place: str = "") -> list[str]:

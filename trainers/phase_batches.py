@@ -8,6 +8,7 @@ from pathlib import Path
 from pipeline.loader import ClipBatch, ClipLoader
 from trainers.recipe import Recipe
 from trainers.schedule import conditions_at
+from trainers.shares import share_of
 
 
 class PhaseBatches:
@@ -18,6 +19,11 @@ class PhaseBatches:
 
     def __init__(self, store: Path, recipe: Recipe, rank: int = 0, world: int = 1) -> None:
         self.recipe = recipe
+        self.share = share_of(recipe.batch_size, rank, world)
+        # The loader deals out equal shares; for others each rank reads the whole batch and keeps its part.
+        self._cut = recipe.batch_size % world > 0
+        if self._cut:
+            rank, world = 0, 1
         self.loaders = [
             ClipLoader(
                 store,
@@ -43,4 +49,7 @@ class PhaseBatches:
         return current
 
     def _read(self, step: int) -> ClipBatch:
-        return self.loaders[conditions_at(self.recipe, step).phase_index].batch(step)
+        read = self.loaders[conditions_at(self.recipe, step).phase_index].batch(step)
+        if not self._cut:
+            return read
+        return ClipBatch(read.luma[self.share], read.chroma[self.share], read.keys[self.share])

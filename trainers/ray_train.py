@@ -1,65 +1,43 @@
 """The training loop on Ray Train: N workers, checkpoints to shared storage, on from the last one after a worker dies.
 
-driver: train_on_ray ─▶ TorchTrainer ─▶ N × _worker ─▶ trainers.loop.train
+driver: train_on_ray ─▶ TorchTrainer ─▶ N × trainers.ray_worker.run_worker ─▶ trainers.loop.train
              ▲                              │
-             └── progress.json, checkpoints ┘   (in the run's folder below `storage`)
+             └── the run's folder ◀─────────┘   (below `storage`; see trainers.ray_worker for what lies in it)
 """
 
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import json
 import os
-import shutil
-import tempfile
+import signal
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
-import torch
-
-from codec.api import Codec, load_codec, save_codec
+from codec.api import Codec, save_codec
 from codec.atomic_files import write_json_atomically
 from codec.errors import BitreelError, UsageError
 from pipeline.ray_session import ray_session
-from trainers.checkpoint import Snapshot, TrainingState, load_training_state
-from trainers.loop import Pictures, check_resumable, fresh_codec, train
+from trainers.loop import check_resumable
 from trainers.phase_batches import PhaseBatches
 from trainers.ray_validation import OnResult, validations_beside
-from trainers.ray_workers import Resources, choose_resources
+from trainers.ray_worker import FAILURE_FILE, PROGRESS_FILE, RunTrackerSpec, checkpoint_folder, run_worker
+from trainers.ray_workers import Resources, Workers, choose_resources
 from trainers.recipe import Recipe, recipe_from_dict
-from trainers.schedule import conditions_at
-from trainers.validation import check_held_out, request_validation
+from trainers.run_events import note_event, read_events
+from trainers.starting_codec import starting_codec
+from trainers.step_sum import Request
+from trainers.stop_notice import ask, withdraw
+from trainers.validation import check_held_out
 
 RUN_FILE = "run.json"
-PROGRESS_FILE = "progress.json"
-FAILURE_FILE = "failure.json"
 START_FOLDER = "start"  # the model whose weights the run began with, so that going on with it needs no other
-MAX_FAILURES = 3  # worker deaths that one run survives
-
-
-class RunTracker(Protocol):
-    """Takes what the run shows of itself. A step that was logged before a worker died may be logged again."""
-
-    def log(self, step: int, metrics: dict[str, float]) -> None: ...
-
-    def pictures(self, step: int, pictures: Pictures) -> None: ...
-
-    def checkpoint(self, step: int, folder: Path) -> None: ...
-
-    def close(self) -> None: ...
-
-
-class RunTrackerSpec(Protocol):
-    """Can be pickled; opened in the process of rank 0."""
-
-    @property
-    def run_id(self) -> str: ...
-
-    def open(self) -> RunTracker: ...
+MAX_FAILURES = 3  # worker deaths in a row that a run survives without a new checkpoint between them
+COLLECTIVE_TIMEOUT = 600  # seconds until ranks that wait for one that no longer answers give up
+RESIZE_INTERVAL = 30.0  # seconds between looks for machines that came
 
 
 class TrainingStopped(BitreelError):
@@ -81,267 +59,199 @@ def train_on_ray(
     name: str,
     *,
     storage: Path,
-    workers: int | None = None,
+    workers: Workers = None,
     address: str | None = None,
     init_from: Path | None = None,
     tracking: RunTrackerSpec | None = None,
     on_progress: Callable[[int, dict[str, float]], None] | None = None,
+    on_event: Callable[[str], None] | None = None,
     on_validation: OnResult | None = None,
     beside: int = 1,
 ) -> TrainingResult:
     """Train by `recipe` on the clips of `store` and wait for the end.
 
     The run lives in `storage/name`, which every machine of the cluster must see; a run of that name that stopped
-    early goes on from its last checkpoint. `workers` None means one per GPU, or one where there is none. `init_from`
-    is a checkpoint folder whose weights the run starts from; they are copied into the run's folder, and a run that
-    goes on needs it no more. `on_progress` gets finished steps and the last figures, `on_validation` what validations
-    found, both from threads. `beside`: how many runs of this kind share the cluster at once.
+    early goes on from its last checkpoint, with any number of workers. `workers` is a number, or the least and the most
+    to train with as machines come and go; None means one per GPU, or one where there is none. `init_from` is a
+    checkpoint folder whose weights the run starts from; they are copied into the run's folder, and a run that goes on
+    needs it no more. `on_progress` gets finished steps and the last figures, `on_event` a line on what happened,
+    `on_validation` what validations found, from threads. `beside`: how many runs of this kind share the cluster.
 
-    Raises UsageError where recipe, store, weights or a run of that name do not fit together, BitreelError where
-    training fails for good or is stopped.
+    SIGTERM to this process stops the run with a checkpoint. Raises UsageError where recipe, store, weights or a run of
+    that name do not fit together, BitreelError where training fails for good or is stopped.
     """
     folder = storage.resolve() / name
     if address is None:
         # One process less to start: nobody gives notice before taking this machine away.
         os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")
     with ray_session(address):
-        resources = choose_resources(workers, beside)
-        check_resumable(recipe, None, resources.workers)
-        PhaseBatches(store, recipe, 0, resources.workers)
+        resources = choose_resources(workers, recipe.batch_size, beside)
+        check_resumable(recipe, None, resources.most)
+        PhaseBatches(store, recipe, 0, resources.least)
         check_held_out(store, recipe)
         start = starting_codec(recipe, init_from)
-        kept = _prepare_run(folder, recipe, store, resources, start if init_from else None)
+        kept = _prepare_run(folder, recipe, store, start if init_from else None)
         with (
-            _watch_progress(folder / PROGRESS_FILE, on_progress),
+            _watching(folder, on_progress, on_event),
             validations_beside(recipe, store, folder, on_validation),
+            _stopping_on_sigterm(folder),
         ):
-            checkpoint = _fit(recipe, store, folder, resources, kept, tracking)
-        return _result(checkpoint, folder.name, recipe, tracking.run_id if tracking else "")
+            _fit_while_it_advances(recipe, store, folder, resources, kept, tracking)
+        return _result(folder, recipe, tracking.run_id if tracking else "")
 
 
-def starting_codec(recipe: Recipe, init_from: Path | None) -> Codec:
-    """The codec before its first step: fresh, or with the weights of a checkpoint of the very same codec.
-
-    Raises UsageError where the checkpoint's codec is another than the recipe's.
-    """
-    codec = fresh_codec(recipe)
-    if init_from is None:
-        return codec
-    given = load_codec(init_from)
-    differing = differing_settings(given, codec)
-    if differing:
-        raise UsageError(
-            f"'{init_from}' holds a {given.family} with other settings than recipe '{recipe.name}' asks for: "
-            f"{', '.join(differing)}; give the recipe the same codec settings"
-        )
-    codec.load_state_dict(given.state_dict())
-    return codec
-
-
-def differing_settings(given: Codec, wanted: Codec) -> list[str]:
-    """Where two codecs' settings differ, as `key 96, not 192`; empty where weights of one fit the other.
-
-    Settings that a codec's config names in RETUNABLE may differ: training goes on from the same weights under new ones.
-    """
-    if given.family != wanted.family:
-        return [f"family {given.family}, not {wanted.family}"]
-    here, there = dataclasses.asdict(given.config), dataclasses.asdict(wanted.config)
-    free = getattr(wanted.config, "RETUNABLE", ())
-    return [f"{k} {value!r}, not {there[k]!r}" for k, value in here.items() if value != there[k] and k not in free]
-
-
-def _prepare_run(folder: Path, recipe: Recipe, store: Path, resources: Resources, start: Codec | None) -> Path | None:
+def _prepare_run(folder: Path, recipe: Recipe, store: Path, start: Codec | None) -> Path | None:
     """Note what the run is and keep the weights it starts from, or check that it is the one that stopped here, which
     `start` need not be given for again. Gives the folder of those weights, None for fresh ones."""
     run_file = folder / RUN_FILE
-    facts = {
+    facts: dict[str, Any] = {
         "recipe": recipe.to_dict(),
         "store": str(store.resolve()),
-        "workers": resources.workers,
         "init_from": start.model_hash().hex() if start else None,
     }
     if run_file.is_file():
         before = json.loads(run_file.read_text())
         if start is None:
             facts["init_from"] = before["init_from"]
-        differing = [key for key in facts if before.get(key) != facts[key]]
-        if differing:
+        same = recipe_from_dict(before["recipe"]).identity() == recipe.identity()
+        differing = [key for key in ("store", "init_from") if before.get(key) != facts[key]]
+        if not same or differing:
             raise UsageError(
-                f"run '{folder.name}' was started with another {', '.join(differing)}; "
-                "resume it with the same, or start a new run"
+                f"run '{folder.name}' was started with another {', '.join([*([] if same else ['recipe']), *differing])}"
+                "; resume it with the same, or start a new run"
             )
     folder.mkdir(parents=True, exist_ok=True)
     (folder / FAILURE_FILE).unlink(missing_ok=True)
+    withdraw(folder)
     if start is not None:
         save_codec(start, folder / START_FOLDER)
     write_json_atomically(run_file, facts)
     return folder / START_FOLDER if facts["init_from"] else None
 
 
-def _fit(
+def _fit_while_it_advances(
     recipe: Recipe,
     store: Path,
     folder: Path,
     resources: Resources,
     init_from: Path | None,
     tracking: RunTrackerSpec | None,
-) -> Path | None:
-    """Run the workers to their end and give the last checkpoint there is."""
-    from ray.train import CheckpointConfig, FailureConfig, RunConfig, ScalingConfig
-    from ray.train.torch import TorchConfig, TorchTrainer
+) -> None:
+    """Run the workers to their end. Deaths of workers end it only where several in a row bring no new checkpoint."""
     from ray.train.v2.api.exceptions import TrainingFailedError
 
+    config = {
+        "recipe": recipe.to_dict(),
+        "store": str(store.resolve()),
+        "folder": str(folder),
+        "init_from": str(init_from) if init_from else None,
+        "threads": resources.cpus,
+        "tracking": tracking,
+    }
+    while True:
+        steps = checkpoint_folder(folder, recipe).steps()
+        failure: TrainingFailedError | None = None
+        try:
+            _fit(folder, config, resources)
+        except SystemExit:  # Ray Train's answer to Ctrl-C, once its workers have ended
+            raise KeyboardInterrupt from None
+        except TrainingFailedError as error:
+            failure = error
+        if (folder / FAILURE_FILE).is_file():
+            said = json.loads((folder / FAILURE_FILE).read_text())
+            raise (UsageError if said["usage"] else BitreelError)(said["message"])
+        if failure is None:
+            return
+        if checkpoint_folder(folder, recipe).steps()[-1:] <= steps[-1:]:
+            lines = [line for line in str(failure).strip().splitlines() if line.strip()]
+            raise BitreelError(
+                f"training '{folder.name}' failed {MAX_FAILURES + 1} times without a new checkpoint and gave up: "
+                f"{lines[-1].strip()}"
+            ) from failure
+
+
+def _fit(folder: Path, config: dict[str, Any], resources: Resources) -> None:
+    from ray.train import FailureConfig, RunConfig, ScalingConfig
+    from ray.train.torch import TorchTrainer
+
+    from trainers.ray_backend import CheckpointBeforeResize, NoticingTorchConfig
+
+    elastic = resources.least != resources.most
     trainer = TorchTrainer(
-        _worker,
-        train_loop_config={
-            "recipe": recipe.to_dict(),
-            "store": str(store.resolve()),
-            "folder": str(folder),
-            "init_from": str(init_from) if init_from else None,
-            "threads": resources.cpus,
-            "tracking": tracking,
-        },
-        torch_config=TorchConfig(backend="nccl" if resources.gpu else "gloo"),
+        run_worker,
+        train_loop_config=config,
+        torch_config=NoticingTorchConfig(backend="nccl" if resources.gpu else "gloo", timeout_s=COLLECTIVE_TIMEOUT),
         scaling_config=ScalingConfig(
-            num_workers=resources.workers,
+            num_workers=(resources.least, resources.most) if elastic else resources.least,
             use_gpu=resources.gpu,
             resources_per_worker={"CPU": resources.cpus} | ({"GPU": 1} if resources.gpu else {}),
+            elastic_resize_monitor_interval_s=RESIZE_INTERVAL,
         ),
         run_config=RunConfig(
             name=folder.name,
             storage_path=str(folder.parent),
             failure_config=FailureConfig(max_failures=MAX_FAILURES),
-            checkpoint_config=CheckpointConfig(num_to_keep=recipe.keep_checkpoints),
+            callbacks=[CheckpointBeforeResize(folder)] if elastic else [],
         ),
     )
-    failure: TrainingFailedError | None = None
-    checkpoint = None
-    try:
-        checkpoint = trainer.fit().checkpoint
-    except SystemExit:  # Ray Train's answer to Ctrl-C, once its workers have ended
-        raise KeyboardInterrupt from None
-    except TrainingFailedError as error:
-        failure = error
-    if (folder / FAILURE_FILE).is_file():
-        said = json.loads((folder / FAILURE_FILE).read_text())
-        raise (UsageError if said["usage"] else BitreelError)(said["message"])
-    if failure is not None:
-        lines = [line for line in str(failure).strip().splitlines() if line.strip()]
-        raise BitreelError(
-            f"training '{folder.name}' failed {MAX_FAILURES + 1} times and gave up: {lines[-1].strip()}"
-        ) from failure
-    return Path(checkpoint.path) if checkpoint else None
+    trainer.fit()
 
 
-def _result(checkpoint: Path | None, name: str, recipe: Recipe, run_id: str) -> TrainingResult:
-    """The finished run; raises TrainingStopped where it was (Ctrl-C ends Ray Train without an error)."""
-    if checkpoint is None:
+def _result(folder: Path, recipe: Recipe, run_id: str) -> TrainingResult:
+    """The finished run; raises TrainingStopped where it was."""
+    found = checkpoint_folder(folder, recipe).newest_whole()
+    again = f"--resume {folder.name}"
+    if found is None:
         raise TrainingStopped(
-            f"training '{name}' was stopped before its first checkpoint; --resume {name} begins it again"
+            f"training '{folder.name}' was stopped before its first checkpoint; {again} begins it again"
         )
-    state = load_training_state(checkpoint)
+    path, state = found
     if state.step < recipe.total_steps:
         raise TrainingStopped(
-            f"training '{name}' was stopped at step {state.step} of {recipe.total_steps}; go on with --resume {name}"
+            f"training '{folder.name}' was stopped at step {state.step} of {recipe.total_steps}; go on with {again}"
         )
-    return TrainingResult(checkpoint, state.metrics, run_id)
-
-
-def _worker(config: dict[str, Any]) -> None:
-    """What each Ray worker runs. A failure that a person must mend is written down and not tried again."""
-    import ray.train
-    import ray.train.torch
-
-    folder = Path(config["folder"])
-    if (folder / FAILURE_FILE).is_file():
-        return
-    context = ray.train.get_context()
-    rank, world = context.get_world_rank(), context.get_world_size()
-    torch.set_num_threads(config["threads"])
-    recipe = recipe_from_dict(config["recipe"])
-    tracking: RunTrackerSpec | None = config["tracking"]
-    tracker = tracking.open() if tracking is not None and rank == 0 else None
-    try:
-        start = _last_state()
-        init_from = Path(config["init_from"]) if config["init_from"] else None
-        codec = fresh_codec(recipe) if start else starting_codec(recipe, init_from)
-        hooks = _RayHooks(folder, rank, recipe, tracker)
-        batches = PhaseBatches(Path(config["store"]), recipe, rank, world)
-        device = ray.train.torch.get_device()
-        train(codec, recipe, batches, hooks, device=device, rank=rank, world=world, start=start)
-    except BitreelError as error:
-        write_json_atomically(folder / FAILURE_FILE, {"message": str(error), "usage": isinstance(error, UsageError)})
-        raise
-    finally:
-        if tracker is not None:
-            tracker.close()
-
-
-def _last_state() -> TrainingState | None:
-    import ray.train
-
-    checkpoint = ray.train.get_checkpoint()
-    if checkpoint is None:
-        return None
-    with checkpoint.as_directory() as folder:
-        return load_training_state(Path(folder))
-
-
-class _RayHooks:
-    """Every rank takes part in Ray's report, which waits for all; rank 0 alone writes."""
-
-    def __init__(self, folder: Path, rank: int, recipe: Recipe, tracker: RunTracker | None) -> None:
-        self.folder = folder
-        self.rank = rank
-        self.recipe = recipe
-        self.tracker = tracker
-
-    def on_log(self, step: int, metrics: dict[str, float]) -> None:
-        if self.rank == 0:
-            write_json_atomically(self.folder / PROGRESS_FILE, {"step": step, "metrics": metrics})
-        if self.tracker is not None:
-            self.tracker.log(step, metrics)
-
-    def on_pictures(self, step: int, pictures: Pictures) -> None:
-        if self.tracker is not None:
-            self.tracker.pictures(step, pictures)
-
-    def on_checkpoint(self, snapshot: Snapshot) -> None:
-        import ray.train
-
-        if self.rank != 0:
-            ray.train.report({"step": snapshot.step})
-            return
-        scratch = Path(tempfile.mkdtemp(prefix="bitreel-checkpoint-"))
-        try:
-            written = scratch / "checkpoint"
-            snapshot.write(written)
-            if self.tracker is not None and conditions_at(self.recipe, snapshot.step - 1).ends_phase:
-                self.tracker.checkpoint(snapshot.step, written)
-            request_validation(written, self.folder, self.recipe, snapshot.step)
-            checkpoint = ray.train.Checkpoint.from_directory(str(written))
-            ray.train.report({"step": snapshot.step} | snapshot.metrics, checkpoint=checkpoint)
-        finally:
-            shutil.rmtree(scratch, ignore_errors=True)
-
-    def should_stop(self) -> bool:
-        return False  # Ray stops workers from outside
+    return TrainingResult(path, state.metrics, run_id)
 
 
 @contextlib.contextmanager
-def _watch_progress(path: Path, on_progress: Callable[[int, dict[str, float]], None] | None) -> Iterator[None]:
-    """Tell `on_progress` of each new state that rank 0 writes down, from a thread, while the block runs."""
-    if on_progress is None:
+def _stopping_on_sigterm(folder: Path) -> Iterator[None]:
+    """SIGTERM asks for a checkpoint and the end of the run, while the block runs; Ray's own handler would just exit."""
+    if threading.current_thread() is not threading.main_thread():
         yield
         return
+
+    def stop(number: int, frame: object) -> None:
+        ask(folder, Request.STOP)
+        note_event(folder, "stopping", "asked to end: a checkpoint, then the end")
+
+    before = signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+@contextlib.contextmanager
+def _watching(
+    folder: Path,
+    on_progress: Callable[[int, dict[str, float]], None] | None,
+    on_event: Callable[[str], None] | None,
+) -> Iterator[None]:
+    """Tell of each new state and event that workers write down, from a thread, while the block runs."""
     over = threading.Event()
+    _, place = read_events(folder)
 
     def look(last: int) -> int:
+        nonlocal place
+        events, place = read_events(folder, place)
+        for event in events:
+            if on_event is not None and event["event"] != "checkpoint":
+                on_event(event["text"])
         try:
-            state = json.loads(path.read_text())
+            state = json.loads((folder / PROGRESS_FILE).read_text())
         except (OSError, ValueError):
             return last
-        if state["step"] != last:
+        if on_progress is not None and state["step"] != last:
             on_progress(state["step"], state["metrics"])
         return int(state["step"])
 

@@ -10,38 +10,66 @@ from codec.errors import UsageError
 # Read by Ray Train when it is imported, hence set before any function here imports it.
 os.environ.setdefault("RAY_TRAIN_V2_ENABLED", "1")
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-# A report waits for the controller's next look; its default of 2 s would outlast many training steps.
+# A worker's death and a run's end are seen at the controller's next look; its default is 2 s.
 os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.25")
+# A notice that a machine goes leaves half a minute or two; the default is 5 s.
+os.environ.setdefault("RAY_TRAIN_PREEMPTION_POLL_INTERVAL_S", "1")
+
+# How many workers: a number, the least and the most, or None for one a GPU, or one.
+Workers = int | tuple[int, int] | None
 
 
 @dataclass(frozen=True)
 class Resources:
-    """Workers of a run, CPUs (and threads) of each, and whether each has a GPU."""
+    """Workers of a run, least and most, CPUs (and threads) of each, and whether each has a GPU."""
 
-    workers: int
+    least: int
+    most: int
     cpus: int
     gpu: bool
 
 
-def choose_resources(workers: int | None, beside: int = 1) -> Resources:
-    """Divide the connected cluster among `workers`; None means one per GPU, or one where there is none. Leaves room for
-    as many runs of this kind as shall train `beside` each other.
+def parse_workers(text: str | None) -> Workers:
+    """ "3" or "2-6" as it is given on a command line. Raises UsageError for anything else."""
+    if text is None:
+        return None
+    least, dash, most = text.partition("-")
+    if not least.isdigit() or (dash and not most.isdigit()):
+        raise UsageError(f"--workers {text}: expected a number, or the least and the most as in 2-6")
+    numbers = (int(least), int(most)) if dash else int(least)
+    _check(numbers)
+    return numbers
 
-    Raises UsageError for more workers than CPUs, or than GPUs where some but not enough are there.
+
+def choose_resources(workers: Workers, batch_size: int, beside: int = 1) -> Resources:
+    """Divide the connected cluster among `workers`; None means one per GPU, or one where there is none.
+
+    With a least and a most, each worker gets what it would with one on each machine there is now, within these limits;
+    never more workers than clips in a batch. `beside` runs of this kind find room at once. Raises UsageError for more
+    workers than CPUs, or than GPUs where some but not enough are there.
     """
     import ray
 
-    if workers is not None and workers < 1:
-        raise UsageError(f"--workers {workers}: at least 1 is needed")
+    _check(workers)
     total = ray.cluster_resources()
     gpus = int(total.get("GPU", 0))
-    each = workers or max(1, gpus // beside)
-    chosen = each * beside
-    if 0 < gpus < chosen:
-        raise UsageError(f"--workers {chosen}: this Ray cluster has {gpus} GPUs, one for each worker is needed")
     per_node = [int(node["Resources"].get("CPU", 0)) for node in ray.nodes() if node["Alive"]]
+    if isinstance(workers, tuple):
+        least, most = workers[0], min(workers[1], max(workers[0], batch_size))
+        now = max(least, min(most, (gpus or len(per_node)) // beside))
+    else:
+        least = most = now = workers or max(1, gpus // beside)
+    asked = f"--workers {now}" if least == most else f"--workers {least}-{most}"
+    if 0 < gpus < least * beside:
+        raise UsageError(f"{asked}: this Ray cluster has {gpus} GPUs, one for each worker is needed")
     # The most CPUs a worker can have so that all of them fit on the machines there are.
     for cpus in range(max(per_node, default=0), 0, -1):
-        if sum(count // cpus for count in per_node) >= chosen:
-            return Resources(each, cpus, gpus > 0)
-    raise UsageError(f"--workers {chosen}: this Ray cluster has {sum(per_node)} CPUs; use no more workers than that")
+        if sum(count // cpus for count in per_node) >= now * beside:
+            return Resources(least, most, cpus, gpus > 0)
+    raise UsageError(f"{asked}: this Ray cluster has {sum(per_node)} CPUs; use no more workers than that")
+
+
+def _check(workers: Workers) -> None:
+    least, most = workers if isinstance(workers, tuple) else (workers, workers)
+    if least is not None and most is not None and (least < 1 or most < least):
+        raise UsageError(f"--workers {least}{'' if most == least else f'-{most}'}: give 1 or more, the least first")

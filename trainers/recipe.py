@@ -12,11 +12,14 @@ from typing import Any
 
 from codec.api import QP_COUNT
 from codec.errors import UsageError
-from trainers.recipe_checks import Check, fill_dataclass, numbers, one_of, text, texts, whole, whole_numbers
+from trainers.objective import METRICS
+from trainers.recipe_checks import Check, fill_dataclass, numbers, one_of, text, texts, whole, whole_numbers, yes_or_no
 
 LAMBDA_LOWEST = 7.5 / 128**2  # bits per squared 8-bit error at QP 0; QP 63 is 128² times as strict
 LAMBDA_HIGHEST = 7.5
 CURVES = ("cosine", "linear")
+LOSSES = ("cascaded", "per-frame")
+PRECISIONS = ("float32", "bf16")
 
 
 @dataclass(frozen=True)
@@ -34,6 +37,7 @@ class Phase:
     field_dropout: chance that a sample trains without the conditioning field.
     frozen: parameters whose names start with one of these do not move.
     grad_clip: largest gradient norm; steeper gradients are scaled down to it.
+    loss: "cascaded" carries gradients from a frame to those before it, "per-frame" does not.
     """
 
     name: str
@@ -51,6 +55,7 @@ class Phase:
     field_dropout: float = 0.0
     frozen: tuple[str, ...] = ()
     grad_clip: float = 1.0
+    loss: str = "cascaded"
 
 
 @dataclass(frozen=True)
@@ -67,10 +72,17 @@ class Recipe:
     log_every, checkpoint_every, pictures_every: steps between; the last two are multiples of the first, so that
         no curve point is ever half finished when a checkpoint is taken. The end of a phase does all but pictures.
     keep_checkpoints: how many of the newest stay on disk.
+    keep_best: beside them the one with the lowest of this logged figure ("loss", …) in its phase; "" for none.
+    keep_every_hours: beside them one every so many hours; 0 for none.
+    ema_decay: checkpoints hold weights averaged over about 1 / (1 - ema_decay) steps; 0 holds them as they are.
+    micro_batch: clips of a forward pass, so that a large batch fits: gradients add up over a rank's share; 0: all.
+    precision: "bf16" runs those networks of the codec in bfloat16 that don't have to be exact; else "float32".
+    recompute: networks of a frame run once more in the backward pass, rather than being kept until then.
     validate_every: steps between validations with real bitstreams, a multiple of checkpoint_every; 0 is never. The end
         of training is one, too.
     validate_qps, validate_clips, validate_frames, validate_crop: QPs to code at; how many held-out clips, of how many
         frames, and how many luma pixels wide and high at most.
+    compile: through torch.compile where the codec has networks that it may help.
     """
 
     name: str
@@ -85,6 +97,13 @@ class Recipe:
     checkpoint_every: int = 100
     pictures_every: int = 100
     keep_checkpoints: int = 2
+    keep_best: str = ""
+    keep_every_hours: float = 0.0
+    ema_decay: float = 0.0
+    micro_batch: int = 0
+    precision: str = "float32"
+    recompute: bool = False
+    compile: bool = False
     validate_every: int = 0
     validate_qps: tuple[int, ...] = (0, 9, 18, 27, 36, 45, 54, 63)
     validate_clips: int = 8
@@ -95,6 +114,10 @@ class Recipe:
     def total_steps(self) -> int:
         return sum(phase.steps for phase in self.phases)
 
+    def identity(self) -> dict[str, Any]:
+        """What must not change between start and resume: all but what only decides how the work is done."""
+        return {key: value for key, value in self.to_dict().items() if key not in _HOW}
+
     def to_dict(self) -> dict[str, Any]:
         """The recipe with every default filled in, as `recipe_from_dict` and JSON take it."""
         plain = dataclasses.asdict(self)
@@ -104,6 +127,11 @@ class Recipe:
         return _lists(plain)
 
 
+# A run may go on with others of these: the machines it finds may have less memory or disk.
+_HOW = (
+    *("keep_checkpoints", "keep_best", "keep_every_hours", "micro_batch", "recompute", "compile"),
+    *("validate_every", "validate_qps", "validate_clips", "validate_frames", "validate_crop"),
+)
 _SHARE = numbers(0.0, 1.0)
 _PHASE_CHECKS: dict[str, Check] = {
     "name": text(),
@@ -121,6 +149,7 @@ _PHASE_CHECKS: dict[str, Check] = {
     "field_dropout": _SHARE,
     "frozen": texts(),
     "grad_clip": numbers(1e-9, 1e9),
+    "loss": one_of(LOSSES),
 }
 _RECIPE_CHECKS: dict[str, Check] = {
     "seed": whole(0),
@@ -131,6 +160,13 @@ _RECIPE_CHECKS: dict[str, Check] = {
     "checkpoint_every": whole(1),
     "pictures_every": whole(1),
     "keep_checkpoints": whole(1),
+    "keep_best": one_of(("", *METRICS)),
+    "keep_every_hours": numbers(0.0, 1e6),
+    "ema_decay": numbers(0.0, 0.999999),
+    "micro_batch": whole(0),
+    "precision": one_of(PRECISIONS),
+    "recompute": yes_or_no(),
+    "compile": yes_or_no(),
     "validate_every": whole(0),
     "validate_qps": whole_numbers(0, QP_COUNT - 1),
     "validate_clips": whole(1),

@@ -44,6 +44,15 @@ def one_of(choices: Sequence[str]) -> Check:
     return check
 
 
+def yes_or_no() -> Check:
+    def check(value: Any, where: str) -> bool:
+        if not isinstance(value, bool):
+            raise UsageError(f"{where} must be true or false, not {value!r}")
+        return value
+
+    return check
+
+
 def whole(least: int, multiple_of: int = 1) -> Check:
     def check(value: Any, where: str) -> int:
         if isinstance(value, bool) or not isinstance(value, int) or value < least or value % multiple_of:

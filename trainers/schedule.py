@@ -42,6 +42,15 @@ def conditions_at(recipe: Recipe, step: int) -> StepConditions:
     raise IndexError(f"step {step} is past the recipe's {recipe.total_steps} steps")
 
 
+def last_log(recipe: Recipe, done: int) -> int:
+    """How many steps were done when figures were last logged, at or before `done` steps."""
+    ends, first = [0], 0
+    for phase in recipe.phases:
+        first += phase.steps
+        ends.append(first)
+    return max(done // recipe.log_every * recipe.log_every, *(end for end in ends if end <= done))
+
+
 def _learning_rate(phase: Phase, inside: int) -> float:
     start, end = phase.learning_rate
     if inside < phase.warmup_steps:
@@ -82,6 +91,7 @@ _PLAN_LABELS = (
     "warm-up steps",
     "field dropout",
     "gradient clip",
+    "loss",
     "frozen",
 )
 
@@ -106,6 +116,7 @@ def plan_rows(recipe: Recipe) -> list[tuple[str, ...]]:
                 str(phase.warmup_steps),
                 f"{phase.field_dropout:g}",
                 f"{phase.grad_clip:g}",
+                phase.loss,
                 ", ".join(phase.frozen) or "-",
             )
         )
@@ -125,9 +136,22 @@ def plan_title(recipe: Recipe) -> str:
     """One line: recipe, codec, length, batch and seed."""
     settings = ", ".join(f"{key}={value}" for key, value in recipe.codec_config.items())
     codec = f"{recipe.codec} ({settings})" if settings else recipe.codec
-    return (
-        f"{recipe.name}: {codec}, {recipe.total_steps} steps of {recipe.batch_size} clips, seed {recipe.seed}, "
-        f"checkpoint every {recipe.checkpoint_every}"
+    kept = [f"the last {recipe.keep_checkpoints}"]
+    kept += [f"the best {recipe.keep_best}"] if recipe.keep_best else []
+    kept += [f"one every {recipe.keep_every_hours:g} h"] if recipe.keep_every_hours else []
+    asked = [f"in passes of {recipe.micro_batch}"] if recipe.micro_batch else []
+    asked += [recipe.precision] if recipe.precision != "float32" else []
+    asked += [f"weights averaged ({recipe.ema_decay:g})"] if recipe.ema_decay else []
+    asked += ["recomputed"] if recipe.recompute else []
+    asked += ["compiled"] if recipe.compile else []
+    return ", ".join(
+        [
+            f"{recipe.name}: {codec}",
+            f"{recipe.total_steps} steps of {recipe.batch_size} clips",
+            *asked,
+            f"seed {recipe.seed}",
+            f"checkpoint every {recipe.checkpoint_every} (kept: {', '.join(kept)})",
+        ]
     )
 
 

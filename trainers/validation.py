@@ -11,6 +11,7 @@ import math
 import shutil
 import tempfile
 import time
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -70,6 +71,10 @@ class ValidationResult:
         means = {f"validation/{key}": sum(getattr(p, key) for p in self.points) / len(self.points) for key in _SHOWN}
         return flat | means | {"validation/rd_cost": self.rd_cost, "validation/seconds": self.seconds}
 
+    def measured(self) -> tuple[int, int, int, tuple[int, ...]]:
+        """What two results must have in common to be compared."""
+        return self.clips, self.frames, self.size, tuple(point.qp for point in self.points)
+
     def to_json(self) -> dict[str, Any]:
         return asdict(self)
 
@@ -122,8 +127,11 @@ def validation_results(folder: Path) -> list[ValidationResult]:
 
 
 def best_result(folder: Path) -> ValidationResult | None:
-    """The validation with the least cost; its weights are in the run's folder `best`."""
-    return min(validation_results(folder), key=lambda result: result.rd_cost, default=None)
+    """The validation with the least cost of those that measured the same as the newest did; its weights are in the
+    run's folder `best`."""
+    results = validation_results(folder)
+    rivals = [result for result in results if result.measured() == results[-1].measured()]
+    return min(rivals, key=lambda result: result.rd_cost, default=None)
 
 
 def keep_result(folder: Path, result: ValidationResult) -> None:
@@ -188,8 +196,6 @@ def validate(weights: Path, store: Path, recipe: Recipe, step: int, device: str 
     clips = held_out_clips(store, recipe)
     with tempfile.TemporaryDirectory(prefix="bitreel-validation-") as scratch, torch.inference_mode():
         points = tuple(_point(codec, clips, qp, Path(scratch) / "clip.brl") for qp in recipe.validate_qps)
-    lambdas = lambda_of(torch.tensor([p.qp for p in points]), recipe.phases[-1].lambda_range).tolist()
-    costs = [math.log(point.bpp + scale * point.mse) for point, scale in zip(points, lambdas, strict=True)]
     return ValidationResult(
         step=step,
         model_hash=codec.model_hash().hex(),
@@ -197,9 +203,16 @@ def validate(weights: Path, store: Path, recipe: Recipe, step: int, device: str 
         frames=len(clips[0]),
         size=clips[0][0].width,
         seconds=time.perf_counter() - started,
-        rd_cost=math.exp(sum(costs) / len(costs)),
+        rd_cost=rd_cost(points, recipe.phases[-1].lambda_range),
         points=points,
     )
+
+
+def rd_cost(points: Sequence[ValidationPoint], lambda_range: tuple[float, float]) -> float:
+    """Geometric mean over the points of bpp + λ·MSE, λ being what this range gives for each QP."""
+    lambdas = lambda_of(torch.tensor([point.qp for point in points]), lambda_range).tolist()
+    costs = [math.log(point.bpp + scale * point.mse) for point, scale in zip(points, lambdas, strict=True)]
+    return math.exp(sum(costs) / len(costs))
 
 
 def _point(codec: Codec, clips: list[list[Frame]], qp: int, file: Path) -> ValidationPoint:

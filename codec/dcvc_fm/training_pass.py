@@ -17,6 +17,7 @@ from codec.dcvc_fm.config import place_in_hierarchy, refreshes
 from codec.dcvc_fm.network import CORRECTION_UNITS, MEMORY, decoded_inputs, frame_inputs, seen
 from codec.dcvc_fm.scalers import CHANNELS
 from codec.distributions import scale_bits
+from codec.draws import draw_each, draw_together
 from codec.exact.blocks import checkerboard
 from codec.exact.layers import quantized_once
 from codec.inter.context import STEP_UNITS, from_order, log_magnitude, log_real, signed_real, to_order
@@ -51,12 +52,12 @@ def training_pass(
     batch, frames = luma.shape[:2]
     luma_f, chroma_f = luma[:, :, 0].float(), chroma.float()
     # Further down a chain references are no longer so fine: clips begin from either kind.
-    boost = torch.randint(0, codec.config.intra_boost + 1, qp.shape).to(qp.device)
+    boost = (draw_each(batch, device=qp.device) * (codec.config.intra_boost + 1)).long()
     y, uv, intra_bits = _intra_frames(luma_f[:, 0], chroma_f[:, 0], _finer(qp, boost, 62))
     reference = Reference.after_intra((y, uv))
     zeros = torch.zeros(batch, device=luma.device)
     outputs = [(intra_bits, _squared_error((luma_f[:, 0], chroma_f[:, 0]), (y, uv)), y, uv)]
-    extra = int(torch.randint(2, max(frames, 3), ())) if float(torch.rand(())) < _REFRESHED else 0
+    extra = 2 + int(draw_together() * (max(frames, 3) - 2)) if draw_together() < _REFRESHED else 0
     feature = vectors = None
     for t in range(1, frames):
         planes = luma_f[:, t], chroma_f[:, t]

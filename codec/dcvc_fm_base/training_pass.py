@@ -19,6 +19,7 @@ from codec.dcvc_fm.config import HIERARCHY, place_in_hierarchy, refreshes
 from codec.dcvc_fm_base.coding_state import Memory, after_intra, held, temporal_feature
 from codec.dcvc_fm_base.latent_coding import estimate_hyper, estimate_latent
 from codec.dcvc_fm_base.pictures import network_frame, planes
+from codec.draws import draw_together
 from codec.exact.layers import quantized_once
 from codec.inter.context import STEP_UNITS
 
@@ -45,8 +46,8 @@ def _code_clips(codec: DCVCFMBase, luma: Tensor, chroma: Tensor, qp: Tensor, twi
     made, memory, bits = intra_frame(codec, network_frame(*first), qp)
     outputs = [_Coded(bits, made, first, 1.0)]
     # Clips too short to meet every place of the hierarchy begin anywhere in it.
-    begin = int(torch.randint(len(HIERARCHY), ())) if frames <= len(HIERARCHY) else 0
-    extra = int(torch.randint(2, max(frames, 3), ())) if float(torch.rand(())) < _REFRESHED else 0
+    begin = int(draw_together() * len(HIERARCHY)) if frames <= len(HIERARCHY) else 0
+    extra = 2 + int(draw_together() * (max(frames, 3) - 2)) if draw_together() < _REFRESHED else 0
     for t in range(1, frames):
         target = luma[:, t], chroma[:, t]
         place = place_in_hierarchy(t + begin)

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from codec.api import TrainingConditions, TrainingOutput
 from codec.distributions import scale_bits
+from codec.draws import draw_each
 from codec.exact.blocks import checkerboard
 from codec.exact.layers import quantized_once
 from codec.innvc.activity import block_qps
@@ -243,7 +244,7 @@ def _propose_field(
         slices.add(field_magnitudes(*moved, step) if moved else None)
     proposed = codec.field_encoder(texture, slices.means(), qp)
     # What the encoder may decide later is met in training: no field at all, or the whole-picture level alone.
-    draw = torch.rand(len(qp), device=qp.device)
+    draw = draw_each(len(qp), device=qp.device)
     field: Field = []
     bits = torch.zeros(len(qp), device=qp.device)
     decoder = codec.field_decoder

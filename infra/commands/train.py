@@ -37,7 +37,12 @@ def train_command(
             help="Start from this model's weights: a built-in model, name@7, name@champion, or a checkpoint folder.",
         ),
     ] = None,
-    workers: Annotated[int | None, typer.Option(help="Workers; default: one per GPU, or one.")] = None,
+    workers: Annotated[
+        str | None,
+        typer.Option(
+            metavar="N|MIN-MAX", help="Workers; MIN-MAX as machines come and go. Default: one per GPU, or one."
+        ),
+    ] = None,
     address: Annotated[str | None, typer.Option(help="Ray cluster to train on; default: this machine.")] = None,
     resume: Annotated[str | None, typer.Option(metavar="RUN", help="Go on with a run that stopped.")] = None,
     json_path: JsonOption = None,
@@ -46,6 +51,7 @@ def train_command(
     from rich.table import Table
 
     from infra.training_job import run_training
+    from trainers.ray_workers import parse_workers
     from trainers.recipe import load_recipe
     from trainers.schedule import plan_rows, plan_title
 
@@ -70,12 +76,13 @@ def train_command(
             plan,
             store,
             model_name=name,
-            workers=workers,
+            workers=parse_workers(workers),
             address=address,
             resume=resume,
             init_from=init_from,
             on_progress=show,
             on_start=started,
+            on_event=lambda text: console.print(text, markup=False),
         )
     for key in ("loss", "bpp", "psnr_yuv", "skipped_steps"):
         if key in done.metrics:

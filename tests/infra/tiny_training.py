@@ -1,4 +1,4 @@
-"""A whole `run_training` of the tiny codec in a process of its own: `python -m tests.infra.tiny_training STORE RECIPE [RUN]`.
+"""A whole `run_training` of the tiny codec as a process: `python -m tests.infra.tiny_training STORE RECIPE [RUN]`.
 
 RECIPE: changes to the tiny recipe as JSON; RUN: one to go on with. The environment paces steps (TINY_PACE).
 """

@@ -13,6 +13,8 @@ from trainers.checkpoint import Snapshot
 from trainers.loop import Pictures
 from trainers.recipe import Recipe, recipe_from_dict
 from trainers.schedule import conditions_at
+from trainers.shares import share_of
+from trainers.step_sum import Request
 
 
 def tiny_recipe(**changes: Any) -> Recipe:
@@ -42,26 +44,27 @@ class MadeUpClips:
 
 
 class MadeUpBatches:
-    """Smooth random pictures, a pure function of step and rank."""
+    """Smooth random pictures, a pure function of the step; a rank has its share of them."""
 
     def __init__(self, recipe: Recipe, rank: int = 0, world: int = 1) -> None:
-        self.recipe, self.rank, self.batch_size = recipe, rank, recipe.batch_size // world
+        self.recipe, self.share = recipe, share_of(recipe.batch_size, rank, world)
 
     def batch(self, step: int) -> MadeUpClips:
         phase = conditions_at(self.recipe, step).phase
-        draw = np.random.default_rng((step, self.rank))
-        shape = (self.batch_size, phase.clip_frames, 3, phase.crop // 8, phase.crop // 8)
-        coarse = torch.from_numpy(draw.integers(0, 256, shape, dtype=np.uint8))
+        draw = np.random.default_rng(step)
+        shape = (self.recipe.batch_size, phase.clip_frames, 3, phase.crop // 8, phase.crop // 8)
+        coarse = torch.from_numpy(draw.integers(0, 256, shape, dtype=np.uint8))[self.share]
         full = coarse.repeat_interleave(8, -1).repeat_interleave(8, -2)
         return MadeUpClips(full[:, :, :1], full[:, :, 1:, ::2, ::2].contiguous())
 
 
 @dataclass
 class Recorder:
-    """Hooks that remember; `folder` takes the checkpoints where given."""
+    """Hooks that remember; `folder` takes the checkpoints where given. stop_after: steps of this process."""
 
     folder: Any = None
-    stop_at: int | None = None
+    stop_after: int | None = None
+    asked: int = 0
     logs: dict[int, dict[str, float]] = field(default_factory=dict)
     pictures: dict[int, Pictures] = field(default_factory=dict)
     checkpoints: list[int] = field(default_factory=list)
@@ -78,5 +81,6 @@ class Recorder:
         if self.folder is not None:
             snapshot.write(self.folder / f"step-{snapshot.step:06d}")
 
-    def should_stop(self) -> bool:
-        return self.stop_at is not None and self.checkpoints[-1] >= self.stop_at
+    def request(self) -> Request:
+        self.asked += 1
+        return Request.STOP if self.asked == self.stop_after else Request.NOTHING

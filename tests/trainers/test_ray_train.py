@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,10 +12,13 @@ import ray
 
 from codec.api import CODECS, create_codec, load_codec, save_codec
 from codec.errors import BitreelError, UsageError
+from tests.trainers.curve_file import CurveFile
 from tests.trainers.small_store import make_store
 from tests.trainers.synthetic import tiny_recipe
 from trainers.ray_train import TrainingResult, train_on_ray
+from trainers.ray_workers import Workers
 from trainers.recipe import Recipe
+from trainers.run_events import read_events
 
 ROOT = Path(__file__).parent.parent.parent
 
@@ -51,28 +55,28 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return make_store(tmp_path_factory.mktemp("clips") / "store")
 
 
-def run(recipe: Recipe, store: Path, name: str, storage: Path) -> tuple[TrainingResult, dict[int, float]]:
-    """The result, and the losses by step as far as the driver saw them."""
-    losses: dict[int, float] = {}
+Curve = dict[int, dict[str, float]]
 
-    def note(step: int, metrics: dict[str, float]) -> None:
-        losses[step] = metrics["loss"]
 
-    return train_on_ray(recipe, store, name, storage=storage, workers=2, on_progress=note), losses
+def run(recipe: Recipe, store: Path, name: str, storage: Path, workers: Workers = 2) -> tuple[TrainingResult, Curve]:
+    """The result, and the curve as rank 0 logged it, without times; a step logged twice had the same figures twice."""
+    spec = CurveFile(storage / f"{name}.curve")
+    result = train_on_ray(recipe, store, name, storage=storage, workers=workers, tracking=spec)
+    return result, spec.curve()
 
 
 def test_two_workers_train_to_the_end_and_wrong_uses_are_refused(store: Path, tmp_path: Path) -> None:
     recipe = tiny_recipe()
-    result, losses = run(recipe, store, "whole", tmp_path)
-    assert losses[10] == result.metrics["loss"] and result.run_id == ""
+    result, curve = run(recipe, store, "whole", tmp_path)
+    assert curve[10]["loss"] == result.metrics["loss"] and result.run_id == "curve"
     assert load_codec(result.checkpoint).family == "tiny"
-    assert result.checkpoint.parent == tmp_path / "whole"
+    assert result.checkpoint == tmp_path / "whole" / "checkpoints" / "step-00000010"
+    assert sorted(path.name for path in result.checkpoint.parent.iterdir()) == ["step-00000008", "step-00000010"]
 
     for bad, says in (
         ({"recipe": tiny_recipe(seed=9)}, "started with another recipe"),
-        ({"workers": 1}, "started with another workers"),
         ({"workers": 3}, "use no more workers"),
-        ({"recipe": tiny_recipe(batch_size=3)}, "can't be split evenly over 2 workers"),
+        ({"recipe": tiny_recipe(batch_size=1)}, "batch_size 1 is too small for 2 workers"),
         ({"store": tmp_path / "none"}, "not a clip store"),
         ({"init_from": tmp_path / "none"}, "no model at"),
     ):
@@ -86,29 +90,65 @@ def test_two_workers_train_to_the_end_and_wrong_uses_are_refused(store: Path, tm
 
 @pytest.mark.slow
 def test_killed_workers_change_nothing(store: Path, tmp_path: Path, deaths: Path) -> None:
-    """Rank 0 is killed before the first checkpoint, rank 1 after it; the end is bit for bit that of an unbroken run."""
+    """Rank 0 is killed before the first checkpoint, rank 1 after it; the curve and the end are bit for bit those of an
+    unbroken run."""
     recipe = tiny_recipe()
-    unbroken, _ = run(recipe, store, "unbroken", tmp_path)
+    unbroken, whole = run(recipe, store, "unbroken", tmp_path)
     (deaths / "0-3").touch()
     (deaths / "1-6").touch()
-    killed, _ = run(recipe, store, "killed", tmp_path)
+    killed, curve = run(recipe, store, "killed", tmp_path)
     assert not list(deaths.glob("*-*"))
     assert int((deaths / "calls").read_text()) < recipe.total_steps  # the last attempt went on from a checkpoint
-    assert killed.metrics["loss"] == unbroken.metrics["loss"]
+    assert sorted(whole) == [2, 4, 6, 8, 10] and curve == whole
     assert load_codec(killed.checkpoint).model_hash() == load_codec(unbroken.checkpoint).model_hash()
+
+
+@pytest.mark.slow
+def test_a_damaged_checkpoint_is_passed_over(store: Path, tmp_path: Path, deaths: Path) -> None:
+    recipe = tiny_recipe()
+    _, whole = run(recipe, store, "unbroken", tmp_path)
+    again, _ = run(recipe, store, "damaged", tmp_path)
+    weights = again.checkpoint / "model.safetensors"
+    data = bytearray(weights.read_bytes())
+    data[-1] ^= 1
+    weights.write_bytes(bytes(data))
+    repaired, curve = run(recipe, store, "damaged", tmp_path)
+    assert curve == whole and load_codec(repaired.checkpoint)
+    assert [e["step"] for e in read_events(tmp_path / "damaged")[0] if e["event"] == "started"] == [0, 8]
 
 
 @pytest.mark.slow
 def test_a_run_that_gave_up_goes_on_under_its_name(store: Path, tmp_path: Path, deaths: Path) -> None:
     recipe = tiny_recipe()
-    unbroken, _ = run(recipe, store, "unbroken", tmp_path)
-    for call in (1, 2, 3, 5):  # one death more than a run survives; the last one after the first checkpoint
+    unbroken, whole = run(recipe, store, "unbroken", tmp_path)
+    for call in (1, 2, 3, 4):  # one death more than a run survives without a checkpoint
         (deaths / f"1-{call}").touch()
-    with pytest.raises(BitreelError, match="'stopped' failed 4 times and gave up"):
+    with pytest.raises(BitreelError, match="'stopped' failed 4 times without a new checkpoint and gave up"):
         run(recipe, store, "stopped", tmp_path)
     assert not list(deaths.glob("*-*"))
-    resumed, _ = run(recipe, store, "stopped", tmp_path)
+    resumed, curve = run(recipe, store, "stopped", tmp_path)
+    assert curve == whole
     assert load_codec(resumed.checkpoint).model_hash() == load_codec(unbroken.checkpoint).model_hash()
+
+
+@pytest.mark.slow
+def test_another_number_of_workers_goes_on_up_to_rounding(store: Path, tmp_path: Path, deaths: Path) -> None:
+    """A batch of 5 on 2 workers, then on 1: the same clips, QPs and draws."""
+    recipe = tiny_recipe(batch_size=5)
+    _, whole = run(recipe, store, "unbroken", tmp_path, workers=1)
+    for call in (5, 6, 7, 8):
+        (deaths / f"1-{call}").touch()
+    with contextlib.suppress(BitreelError):
+        run(recipe, store, "stopped", tmp_path, workers=2)
+    for order in deaths.glob("*-*"):
+        order.unlink()
+    _, curve = run(recipe, store, "stopped", tmp_path, workers=1)
+    worlds = [event["workers"] for event in read_events(tmp_path / "stopped")[0] if event["event"] == "started"]
+    assert worlds[0] == 2 and worlds[-1] == 1
+    assert sorted(curve) == sorted(whole)
+    for step, figures in whole.items():
+        assert curve[step]["loss"] == pytest.approx(figures["loss"], rel=1e-4)
+        assert curve[step]["bpp"] == pytest.approx(figures["bpp"], rel=1e-4)
 
 
 @pytest.mark.slow
@@ -127,8 +167,8 @@ def test_a_run_goes_on_from_the_weights_it_began_with(store: Path, tmp_path: Pat
     for entry in (tmp_path / "from").iterdir():
         if entry.name not in ("run.json", "start"):
             shutil.rmtree(entry) if entry.is_dir() else entry.unlink()
-    resumed, losses = run(recipe, store, "from", tmp_path)
-    assert 4 in losses and load_codec(resumed.checkpoint).model_hash() == given.model_hash()
+    resumed, curve = run(recipe, store, "from", tmp_path)
+    assert 4 in curve and load_codec(resumed.checkpoint).model_hash() == given.model_hash()
 
 
 @pytest.mark.slow

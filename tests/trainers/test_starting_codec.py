@@ -9,8 +9,8 @@ import torch
 
 from codec.api import create_codec, save_codec
 from codec.errors import UsageError
-from trainers.ray_train import starting_codec
 from trainers.recipe import Phase, Recipe, load_recipe
+from trainers.starting_codec import starting_codec
 
 SMALL = {"width": 16, "trunk_blocks": 0, "field_features": 4, "state_channels": 4}
 

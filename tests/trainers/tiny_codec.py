@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from codec.api import CODECS, Codec, CodedFrame, EncodeOptions, TrainingConditions, TrainingOutput
 from codec.container import INTRA, Packet, StreamHeader
+from codec.draws import draw_each
 from codec.frames import Frame, VideoFormat
 
 
@@ -75,7 +76,7 @@ class Tiny(Codec):
         x = torch.cat([y, functional.interpolate(uv, size=(h, w))], dim=1) / 255 - 0.5
         scale = torch.exp(self.step_size[qp] + 3).repeat_interleave(t)[:, None, None, None]
         latent = self.down(x) * scale
-        noisy = latent + torch.rand_like(latent) - 0.5
+        noisy = latent + draw_each(b, t, *latent.shape[1:]).flatten(0, 1) - 0.5
         out = (self.up(noisy / scale) + 0.5) * 255
         rec_y, rec_uv = out[:, :1], functional.avg_pool2d(out[:, 1:], 2)
         error_y = (rec_y - y).square().flatten(1).sum(1)

@@ -1,0 +1,95 @@
+"""A rank's part of one step: forward and backward over its clips, a few at a time where the recipe says so."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from codec.api import Codec, TrainingConditions, TrainingOutput
+from codec.draws import draws_from
+from codec.errors import UsageError
+from trainers.objective import METRICS, rate_distortion, step_metrics
+from trainers.recipe import Recipe
+from trainers.schedule import StepConditions, lambda_of, weight_of
+from trainers.shares import StepDraws, passes_of
+
+
+@dataclass(frozen=True)
+class PassResult:
+    """metrics: (8,) float32, this rank's part of the averages over the batch; luma and chroma: of the first pass."""
+
+    metrics: Tensor
+    luma: Tensor
+    chroma: Tensor
+
+
+class Passes:
+    """Runs a rank's share of a batch. Raises UsageError where the codec has nothing that the recipe's precision or
+    compilation could be for."""
+
+    def __init__(self, codec: Codec, recipe: Recipe, share: slice, device: torch.device) -> None:
+        self.codec, self.recipe, self.share, self.device = codec, recipe, share, device
+        if recipe.precision == "bf16":
+            _run_in_bf16(codec, device)
+        if recipe.compile:
+            _compile(codec)
+
+    def run(self, luma: Tensor, chroma: Tensor, draws: StepDraws, now: StepConditions) -> PassResult:
+        """Leaves the gradient of the batch's mean loss over these clips in the parameters.
+
+        luma: (share, T, 1, H, W), chroma: (share, T, 2, H/2, W/2), uint8. Each clip counts 1 / batch_size, so the sum
+        over all passes of all ranks is the batch's mean, however it is dealt out.
+        """
+        phase = now.phase
+        conditions = TrainingConditions(
+            mask_fraction=now.mask_fraction,
+            field_dropout=phase.field_dropout,
+            cascaded=phase.loss == "cascaded",
+            recompute=self.recipe.recompute,
+        )
+        metrics = torch.zeros(len(METRICS), dtype=torch.float64, device=self.device)
+        shown: tuple[Tensor, Tensor] | None = None
+        for part in passes_of(len(luma), self.recipe.micro_batch):
+            places = slice(self.share.start + part.start, self.share.start + part.stop)
+            qp = draws.qps[places].to(self.device)
+            lambdas = lambda_of(qp, phase.lambda_range)
+            weights = weight_of(lambdas, phase.lambda_range, phase.balance)
+            clips = luma[part].to(self.device), chroma[part].to(self.device)
+            with draws_from(draws.clip_seeds[places], draws.step_seed):
+                output: TrainingOutput = self.codec(*clips, qp, conditions)
+            pixels, segment = luma.shape[-2] * luma.shape[-1], self.recipe.segment_frames
+            loss = rate_distortion(output, lambdas, weights, pixels, segment)
+            counts = len(qp) / self.recipe.batch_size
+            (loss * counts).backward()
+            metrics += step_metrics(loss, output, pixels, segment) * counts
+            shown = shown or (output.luma.detach(), output.chroma.detach())
+        assert shown is not None
+        return PassResult(metrics.float(), *shown)
+
+
+def _free_modules(codec: Codec, purpose: str) -> list[nn.Module]:
+    if not codec.free_modules:
+        raise UsageError(f"{purpose}: every network of codec '{codec.family}' has to be exact; leave it out")
+    return [codec.get_submodule(name) for name in codec.free_modules]
+
+
+def _run_in_bf16(codec: Codec, device: torch.device) -> None:
+    """Autocast around those modules alone: the exact layers' whole numbers would not survive it."""
+    for module in _free_modules(codec, "precision = 'bf16'"):
+        module.forward = _autocast(module.forward, device.type)  # type: ignore[method-assign]
+
+
+def _autocast(forward: Callable[..., Tensor], kind: str) -> Callable[..., Tensor]:
+    def run(*inputs: Tensor) -> Tensor:
+        with torch.autocast(kind, torch.bfloat16):
+            return forward(*inputs).float()
+
+    return run
+
+
+def _compile(codec: Codec) -> None:
+    for module in _free_modules(codec, "compile = true"):
+        module.compile()
