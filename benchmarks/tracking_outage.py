@@ -22,7 +22,7 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -84,7 +84,7 @@ def logged(folder: Path) -> int:
     return max((entry["step"] for entry in journal(folder)), default=0)
 
 
-def wait_for(what: str, reached: Any, training: subprocess.Popen[bytes], seconds: float = 300) -> None:
+def wait_for(what: str, reached: Callable[[], bool], training: subprocess.Popen[bytes], seconds: float = 300) -> None:
     until = time.monotonic() + seconds
     while not reached():
         if time.monotonic() > until or training.poll() is not None:

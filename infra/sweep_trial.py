@@ -42,7 +42,7 @@ def run_trial(job: TrialJob) -> None:
     if run is None:
         name = f"{job.sweep}-{job.number:02d}" + "".join(f" {setting}" for setting in job.settings)
         facts = {"store": store, "sweep": job.sweep, "grid": " ".join(job.settings)}
-        run = start_training_run(recipe, name, facts, folder, job.parent.run_id)
+        run = start_training_run(recipe, name, facts, folder, job.parent)
     with followed_run(run, _PATIENCE) as tracker:
         train_on_ray(
             recipe,

@@ -124,14 +124,16 @@ def start_run(name: str, uri: str | None = None, tags: dict[str, str] | None = N
 
 
 def start_training_run(
-    recipe: Recipe, name: str, facts: dict[str, Any], folder: Path, parent: str | None = None
+    recipe: Recipe, name: str, facts: dict[str, Any], folder: Path, parent: TrackedRun | None = None
 ) -> TrackedRun:
     """Start a run for a training: parameters, the plan as text and JSON. `facts` are further parameters, `folder` is
-    where the training lives, `parent` the id of a run that it belongs to.
+    where the training lives; below `parent` and where that is, if given.
 
     Raises BitreelError where MLflow can't be reached.
     """
-    run = start_run(name, tags={RUN_TAG: name} | nested_in(parent))
+    run = start_run(
+        name, parent.uri if parent else None, {RUN_TAG: name} | nested_in(parent.run_id if parent else None)
+    )
     client = connect(run.uri)
     params = _parameters(recipe) | {key: str(value) for key, value in facts.items()}
 
