@@ -131,9 +131,8 @@ def start_training_run(
 
     Raises BitreelError where MLflow can't be reached.
     """
-    run = start_run(
-        name, parent.uri if parent else None, {RUN_TAG: name} | nested_in(parent.run_id if parent else None)
-    )
+    uri, above = (parent.uri, parent.run_id) if parent else (None, None)
+    run = start_run(name, uri, {RUN_TAG: name} | nested_in(above))
     client = connect(run.uri)
     params = _parameters(recipe) | {key: str(value) for key, value in facts.items()}
 
