@@ -78,6 +78,7 @@ def _ray(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)
 @pytest.mark.usefixtures("_ray")
 def test_trials_are_trained_once_and_ranked_by_their_files(mlflow_home: Path, tmp_path: Path) -> None:
     store = make_store(tmp_path / "store", held_out=3)
