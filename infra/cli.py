@@ -31,6 +31,7 @@ COMMANDS = (
     "ingest",
     "store",
     "train",
+    "sweep",
     "fit",
     "encode",
     "decode",

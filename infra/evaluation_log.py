@@ -12,7 +12,7 @@ from codec.errors import BitreelError, UsageError
 from infra.evaluation_results import RESULTS_FILE, TABLE_FILE, Evaluation
 from infra.promotion import COMPARED_WITH
 from infra.registry import ModelVersion, get_version, record_scores, split_ref
-from infra.tracking import ask, connect, end_run, start_run, tracking_uri
+from infra.tracking import ask, connect, end_run, nested_in, start_run, tracking_uri
 
 EVALUATION_TAG = "bitreel.evaluation"  # on evaluation runs: what was evaluated
 RUN_NOTE = "evaluation_run"  # on versions: the run of their newest evaluation
@@ -23,13 +23,15 @@ _RUN_ID = re.compile(r"[0-9a-f]{32}")
 def log_evaluation(
     evaluation: Evaluation, report: Path, version: ModelVersion | None = None, champion: ModelVersion | None = None
 ) -> str:
-    """Log an evaluation and give the run's id. `version` gets the scores as tags and the run's id.
+    """Log an evaluation and give the run's id. `version` gets the scores as tags and the run's id; the run
+    is shown below the training that made it.
 
     champion: the version that scores against the champion were measured with. Raises BitreelError where MLflow can't
     be reached.
     """
     label = f"{version.name}@{version.version}" if version else str(evaluation.model["name"])
-    run = start_run(f"evaluate-{label}", tags={EVALUATION_TAG: label, "model_hash": evaluation.model["hash"]})
+    tags = {EVALUATION_TAG: label, "model_hash": evaluation.model["hash"]}
+    run = start_run(f"evaluate-{label}", tags=tags | nested_in(version.run_id if version else None))
     client = connect(run.uri)
 
     def write() -> None:

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from codec.atomic_files import write_json_atomically
 from codec.errors import BitreelError
 from trainers.recipe import Recipe
 from trainers.schedule import plan_table
@@ -19,15 +20,18 @@ from trainers.schedule import plan_table
 if TYPE_CHECKING:
     from mlflow import MlflowClient
 
-    from trainers.ray_worker import RunTracker
+    from infra.training_tracker import TrainingTracker
 
 # A dead server must be told in seconds, not after MLflow's many patient tries. Read by MLflow at each request.
 os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
 os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "20")
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")  # stdout is for results
 
 EXPERIMENT = "bitreel"
 RUN_TAG = "bitreel.training"  # on training runs: the name that --resume takes
+OUTBOX = "tracking"  # below a training's folder
+RUN_NOTE = "tracking.json"  # in a training's folder: which run in MLflow is its own
 RUNS_FOLDER = Path("runs")  # below the current folder: the default database, its artifacts, training runs
 
 _RUN_REF = re.compile(r"[A-Za-z0-9._-]+")
@@ -83,15 +87,24 @@ def _checked(client: MlflowClient) -> MlflowClient:
 
 @dataclass(frozen=True)
 class TrackedRun:
-    """A run in MLflow. Can be pickled; `open` gives what a training's rank 0 logs through."""
+    """A run in MLflow. Can be pickled; `open` gives what rank 0 of a training logs through, by way of the outbox in
+    `folder`, the training's own."""
 
     uri: str
     run_id: str
+    folder: Path | None = None
 
-    def open(self) -> RunTracker:
+    def open(self) -> TrainingTracker:
+        return self.open_as("worker", sample_system=True)
+
+    def open_as(self, writer: str, sample_system: bool = False) -> TrainingTracker:
+        """The same for another kind of process; see `infra.outbox`."""
+        from infra.outbox import Outbox
         from infra.training_tracker import TrainingTracker
 
-        return TrainingTracker(self)
+        if self.folder is None:
+            raise ValueError("a run without a folder has no outbox")
+        return TrainingTracker(Outbox(self.uri, self.run_id, self.folder / OUTBOX, writer), sample_system)
 
 
 def start_run(name: str, uri: str | None = None, tags: dict[str, str] | None = None) -> TrackedRun:
@@ -110,9 +123,16 @@ def start_run(name: str, uri: str | None = None, tags: dict[str, str] | None = N
     return TrackedRun(uri, ask(uri, create))
 
 
-def start_training_run(recipe: Recipe, name: str, facts: dict[str, Any]) -> TrackedRun:
-    """Start a run for a training: parameters, the plan as text and JSON. `facts` are further parameters."""
-    run = start_run(name, tags={RUN_TAG: name})
+def start_training_run(
+    recipe: Recipe, name: str, facts: dict[str, Any], folder: Path, parent: TrackedRun | None = None
+) -> TrackedRun:
+    """Start a run for a training: parameters, the plan as text and JSON. `facts` are further parameters, `folder` is
+    where the training lives; below `parent` and where that is, if given.
+
+    Raises BitreelError where MLflow can't be reached.
+    """
+    uri, above = (parent.uri, parent.run_id) if parent else (None, None)
+    run = start_run(name, uri, {RUN_TAG: name} | nested_in(above))
     client = connect(run.uri)
     params = _parameters(recipe) | {key: str(value) for key, value in facts.items()}
 
@@ -126,7 +146,30 @@ def start_training_run(recipe: Recipe, name: str, facts: dict[str, Any]) -> Trac
         client.log_text(run.run_id, json.dumps(recipe.to_dict(), indent=2) + "\n", "plan.json")
 
     ask(run.uri, log)
-    return run
+    return note_run(run, folder)
+
+
+def nested_in(parent: str | None) -> dict[str, str]:
+    """Tags of a run that MLflow shows below another."""
+    return {"mlflow.parentRunId": parent} if parent else {}
+
+
+def note_run(run: TrackedRun, folder: Path) -> TrackedRun:
+    """Write down in `folder` which run is its own; the run, with that folder."""
+    write_json_atomically(folder / RUN_NOTE, {"uri": run.uri, "run_id": run.run_id})
+    return TrackedRun(run.uri, run.run_id, folder)
+
+
+def noted_run(folder: Path) -> TrackedRun | None:
+    """The run of the training in `folder`, without asking MLflow; None where nothing there says.
+
+    MLFLOW_TRACKING_URI, where set, goes before the place that the training began with: servers move.
+    """
+    try:
+        note = json.loads((folder / RUN_NOTE).read_text())
+        return TrackedRun(os.environ.get("MLFLOW_TRACKING_URI") or note["uri"], note["run_id"], folder)
+    except (OSError, ValueError, KeyError):
+        return None
 
 
 def find_training_run(ref: str) -> tuple[TrackedRun, str] | None:
@@ -143,13 +186,8 @@ def find_training_run(ref: str) -> tuple[TrackedRun, str] | None:
     return None
 
 
-def reopen_run(run: TrackedRun) -> None:
-    """Mark a run that ended as running again."""
-    ask(run.uri, lambda: connect(run.uri).update_run(run.run_id, status="RUNNING"))
-
-
 def end_run(run: TrackedRun, status: str = "FINISHED") -> None:
-    """Close a run: FINISHED, FAILED or KILLED."""
+    """Close a run that is no training: FINISHED, FAILED or KILLED. Those end by `infra.run_lifetime`."""
     ask(run.uri, lambda: connect(run.uri).set_terminated(run.run_id, status))
 
 

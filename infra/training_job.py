@@ -11,12 +11,14 @@ from pathlib import Path
 from codec.builtin import builtin_models, stated_hash
 from codec.errors import BitreelError, UsageError
 from infra.registry import check_free_name, fetch_version, local_model, register_version, version_of
-from infra.tracking import RUNS_FOLDER, TrackedRun, end_run, find_training_run, reopen_run, start_training_run
+from infra.run_lifetime import followed_run, settle_runs
+from infra.tracking import RUNS_FOLDER, TrackedRun, find_training_run, noted_run, start_training_run
 from trainers.phase_batches import PhaseBatches
 from trainers.ray_train import train_on_ray
 from trainers.ray_workers import Workers
 from trainers.recipe import Recipe
 from trainers.starting_codec import starting_codec
+from trainers.validation import check_held_out
 
 TRAINING_FOLDER = "train"  # below the runs folder: checkpoints of each run
 
@@ -57,8 +59,10 @@ def run_training(
         check_free_name(model_name)
     if resume is not None and init_from is not None:
         raise UsageError("--from: a resumed run goes on from its own weights; give --resume alone")
+    check_held_out(store, recipe)
     PhaseBatches(store, recipe)  # raises where the store can't serve the recipe: better before a run is on record
     storage = (Path.cwd() / RUNS_FOLDER / TRAINING_FOLDER).resolve()
+    settle_runs(storage)
     start = None
     if resume is not None:
         run, name = _find(resume, storage)
@@ -70,32 +74,29 @@ def run_training(
             origin = {"init_from": label, "init_from_hash": stated_hash(start)}
         now = datetime.datetime.now().strftime("%Y%m%d-%H%M%S")
         name = f"{recipe.name}-{now}-{secrets.token_hex(2)}"
-        run = start_training_run(recipe, name, {"store": store.resolve()} | origin)
+        run = start_training_run(recipe, name, {"store": store.resolve()} | origin, storage / name)
     if on_start is not None:
         on_start(name)
-    status = "FAILED"
     try:
-        result = train_on_ray(
-            recipe,
-            store,
-            name,
-            storage=storage,
-            workers=workers,
-            address=address,
-            init_from=start,
-            tracking=run,
-            on_progress=on_progress,
-            on_event=on_event,
-        )
-        version = None
-        if model_name is not None:
-            version = register_version(model_name, result.checkpoint, run.run_id, recipe=recipe, store=store)
-        status = "FINISHED"
+        with followed_run(run) as tracker:
+            result = train_on_ray(
+                recipe,
+                store,
+                name,
+                storage=storage,
+                workers=workers,
+                address=address,
+                init_from=start,
+                tracking=run,
+                on_progress=on_progress,
+                on_event=on_event,
+                on_validation=tracker.validation,
+            )
     except KeyboardInterrupt:
-        status = "KILLED"
         raise BitreelError(f"training stopped; go on with --resume {name}") from None
-    finally:
-        end_run(run, status)
+    version = None
+    if model_name is not None:
+        version = register_version(model_name, result.checkpoint, run.run_id, recipe=recipe, store=store)
     return FinishedTraining(name, run.run_id, result.checkpoint, result.metrics, version)
 
 
@@ -109,14 +110,14 @@ def _starting_model(ref: str) -> tuple[Path, str]:
 
 
 def _find(resume: str, storage: Path) -> tuple[TrackedRun, str]:
-    found = find_training_run(resume)
-    if found is None:
-        there = sorted(path.name for path in storage.glob("*") if path.is_dir())
-        raise UsageError(f"--resume {resume}: no such run; there: {', '.join(there[-5:]) or 'none yet'}")
-    run, name = found
-    if not (storage / name).is_dir():
+    """A run by name or MLflow id. Its folder tells, so that a training goes on while MLflow is away."""
+    for folder in (storage / resume, *sorted(storage.glob("*"))):
+        run = noted_run(folder)
+        if run is not None and resume in (folder.name, run.run_id):
+            return run, folder.name
+    if find_training_run(resume) is not None:
         raise UsageError(
             f"--resume {resume}: its checkpoints are not in '{storage}'; go to the folder it was started in"
         )
-    reopen_run(run)
-    return run, name
+    there = sorted(path.name for path in storage.glob("*") if path.is_dir())
+    raise UsageError(f"--resume {resume}: no such run; there: {', '.join(there[-5:]) or 'none yet'}")

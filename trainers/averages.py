@@ -12,7 +12,7 @@ from codec.api import Codec
 from trainers.objective import METRICS
 
 # Figures that hang on the machine: a resumed run has all others bit for bit.
-TIMES = ("seconds_per_step", "data_wait_share", "clips_per_second")
+TIMES = ("seconds_per_step", "data_wait_share", "data_wait_seconds", "clips_per_second", "megapixels_per_second")
 
 
 class Window:
@@ -25,15 +25,16 @@ class Window:
         self._began()
 
     def _began(self) -> None:
-        self.since, self.waited, self.clips, self.steps = time.perf_counter(), 0.0, 0, 0
+        self.since, self.waited, self.clips, self.pixels, self.steps = time.perf_counter(), 0.0, 0, 0, 0
 
     def add(self, metrics: Tensor, norm: Tensor) -> None:
         """metrics: (8,) float32, averages over the whole batch; norm: scalar."""
         self.sums += torch.cat([metrics, norm.detach().view(1), torch.ones_like(metrics[:1])]).double()
 
-    def spent(self, waited: float, clips: int) -> None:
-        """A step is over; `waited` seconds of it went by until its clips were there."""
-        self.waited, self.clips, self.steps = self.waited + waited, self.clips + clips, self.steps + 1
+    def spent(self, waited: float, clips: int, pixels: int) -> None:
+        """A step over so many clips and luma pixels is over; `waited` seconds of it went by until they were there."""
+        self.waited, self.steps = self.waited + waited, self.steps + 1
+        self.clips, self.pixels = self.clips + clips, self.pixels + pixels
 
     def close(self) -> dict[str, float]:
         """Averages over the finite steps; figures that are not defined (NaN) are left out."""
@@ -47,7 +48,9 @@ class Window:
         if self.steps:
             figures["seconds_per_step"] = elapsed / self.steps
             figures["data_wait_share"] = self.waited / elapsed
+            figures["data_wait_seconds"] = self.waited / self.steps
             figures["clips_per_second"] = self.clips / elapsed
+            figures["megapixels_per_second"] = self.pixels / 1e6 / elapsed
         self.sums = self._empty.clone()
         self._began()
         return figures

@@ -21,8 +21,9 @@ from trainers.adamw import AdamW
 from trainers.averages import WeightAverage, Window
 from trainers.checkpoint import Snapshot, TrainingState, copied, optimizer_tensors, restore_optimizer
 from trainers.objective import METRICS
+from trainers.qp_histogram import qp_shares
 from trainers.recipe import Recipe
-from trainers.schedule import StepConditions, conditions_at
+from trainers.schedule import StepConditions, conditions_at, last_log
 from trainers.shares import draw_step, share_of
 from trainers.step_passes import Passes, computing_as
 from trainers.step_requests import Request
@@ -128,7 +129,7 @@ def _steps(
     passes = Passes(codec, recipe, share, device)
     total = StepSum(list(codec.parameters()), len(METRICS), world)
     window = Window(device, start.window if start else [])
-    skipped_in_a_row, phase_index = 0, -1
+    skipped_in_a_row, phase_index, logged = 0, -1, last_log(recipe, first)
     for step in range(first, recipe.total_steps):
         now = conditions_at(recipe, step)
         if now.phase_index != phase_index:
@@ -160,10 +161,11 @@ def _steps(
                     f"training diverged at step {step} (phase '{now.phase.name}'): no finite gradient for "
                     f"{skipped_in_a_row} steps; lower learning_rate or grad_clip"
                 )
-        window.spent(waited, recipe.batch_size)
+        window.spent(waited, recipe.batch_size, recipe.batch_size * now.phase.clip_frames * now.phase.crop**2)
 
         if done % recipe.log_every == 0 or now.ends_phase:
-            figures = window.close() | _standing(now, skipped, world)
+            figures = window.close() | _standing(now, skipped, world) | qp_shares(recipe, range(logged, done))
+            logged = done
             hooks.on_log(done, figures)
         if done % recipe.pictures_every == 0 or done == recipe.total_steps:
             hooks.on_pictures(done, _pictures(clips, shown.luma, shown.chroma, int(draws.qps[share.start])))

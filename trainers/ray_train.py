@@ -23,6 +23,7 @@ from codec.errors import BitreelError, UsageError
 from pipeline.ray_session import ray_session
 from trainers.loop import check_resumable
 from trainers.phase_batches import PhaseBatches
+from trainers.ray_validation import OnResult, validations_beside
 from trainers.ray_worker import FAILURE_FILE, PROGRESS_FILE, RunTrackerSpec, checkpoint_folder, run_worker
 from trainers.ray_workers import Resources, Workers, choose_resources
 from trainers.recipe import Recipe, recipe_from_dict
@@ -31,12 +32,17 @@ from trainers.run_events import note_event, read_events
 from trainers.starting_codec import starting_codec
 from trainers.step_requests import Request
 from trainers.stop_notice import ask, withdraw
+from trainers.validation import check_held_out
 
 RUN_FILE = "run.json"
 START_FOLDER = "start"  # the model whose weights the run began with, so that going on with it needs no other
 MAX_FAILURES = 3  # worker deaths in a row that a run survives without a new checkpoint between them
 COLLECTIVE_TIMEOUT = 600  # seconds until ranks that wait for one that no longer answers give up
 RESIZE_INTERVAL = 15.0  # seconds between looks for machines that came
+
+
+class TrainingStopped(BitreelError):
+    """Somebody ended the training early; it can go on."""
 
 
 @dataclass(frozen=True)
@@ -60,6 +66,8 @@ def train_on_ray(
     tracking: RunTrackerSpec | None = None,
     on_progress: Callable[[int, dict[str, float]], None] | None = None,
     on_event: Callable[[str], None] | None = None,
+    on_validation: OnResult | None = None,
+    beside: int = 1,
 ) -> TrainingResult:
     """Train by `recipe` on the clips of `store` and wait for the end.
 
@@ -68,7 +76,8 @@ def train_on_ray(
     to train with as machines come and go; None means one per GPU, or one where there is none. `init_from` is a
     checkpoint folder whose weights the run starts from; they are copied into the run's folder, and a run that goes on
     needs it no more. `on_progress` gets finished steps and the last figures, `on_event` a line on what happened to
-    workers or store.
+    workers or store, `on_validation` what validations found, from threads. `beside`: how many runs of this kind share
+    the cluster.
 
     SIGTERM to this process stops the run with a checkpoint. Raises UsageError where recipe, store, weights or a run of
     that name do not fit together, BitreelError where training fails for good or is stopped.
@@ -78,13 +87,18 @@ def train_on_ray(
         # One process less to start: nobody gives notice before taking this machine away.
         os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")
     with ray_session(address):
-        resources = choose_resources(workers, recipe.batch_size)
+        resources = choose_resources(workers, recipe.batch_size, beside)
         check_resumable(recipe, None, resources.most)
         PhaseBatches(store, recipe, 0, resources.least)
+        check_held_out(store, recipe)
         start = starting_codec(recipe, init_from)
         kept = _prepare_run(folder, recipe, store, start if init_from else None)
         pin_clips(folder, store, on_event)
-        with _watching(folder, on_progress, on_event), _stopping_on_sigterm(folder):
+        with (
+            _watching(folder, on_progress, on_event),
+            validations_beside(recipe, store, folder, on_validation),
+            _stopping_on_sigterm(folder),
+        ):
             _fit_while_it_advances(recipe, store, folder, resources, kept, tracking)
         return _result(folder, recipe, tracking.run_id if tracking else "")
 
@@ -189,14 +203,16 @@ def _fit(folder: Path, config: dict[str, Any], resources: Resources) -> None:
 
 
 def _result(folder: Path, recipe: Recipe, run_id: str) -> TrainingResult:
-    """The finished run; raises BitreelError where it was stopped."""
+    """The finished run; raises TrainingStopped where it was."""
     found = checkpoint_folder(folder, recipe).newest_whole()
     again = f"--resume {folder.name}"
     if found is None:
-        raise BitreelError(f"training '{folder.name}' was stopped before its first checkpoint; {again} begins it again")
+        raise TrainingStopped(
+            f"training '{folder.name}' was stopped before its first checkpoint; {again} begins it again"
+        )
     path, state = found
     if state.step < recipe.total_steps:
-        raise BitreelError(
+        raise TrainingStopped(
             f"training '{folder.name}' was stopped at step {state.step} of {recipe.total_steps}; go on with {again}"
         )
     return TrainingResult(path, state.metrics, run_id)

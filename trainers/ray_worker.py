@@ -26,6 +26,7 @@ from trainers.run_events import note_event
 from trainers.schedule import conditions_at
 from trainers.starting_codec import starting_codec
 from trainers.stop_notice import MachineLeaving, Notices
+from trainers.validation import request_validation
 
 PROGRESS_FILE = "progress.json"
 FAILURE_FILE = "failure.json"
@@ -150,6 +151,10 @@ class _RayHooks:
         note_event(self.folder, "checkpoint", f"checkpoint after step {step}", step=step)
         if self.tracker is not None and conditions_at(self.recipe, step - 1).ends_phase:
             self.tracker.checkpoint(step, folder)
+        try:
+            request_validation(folder, self.folder, self.recipe, step)
+        except OSError as error:
+            note_event(self.folder, "problem", f"step {step} is not validated: {error.strerror or error}", step=step)
 
     def _not_written(self, step: int, reason: str) -> None:
         note_event(self.folder, "problem", f"{reason}; training goes on", step=step)

@@ -41,12 +41,12 @@ def parse_workers(text: str | None) -> Workers:
     return numbers
 
 
-def choose_resources(workers: Workers, batch_size: int | None = None) -> Resources:
+def choose_resources(workers: Workers, batch_size: int | None = None, beside: int = 1) -> Resources:
     """Divide the connected cluster among `workers`; None means one per GPU, or one where there is none.
 
     With a least and a most, each worker gets what it would with one on each machine there is now, within these limits;
-    never more workers than clips in a batch, where one is given. Raises UsageError for more workers than CPUs, or than
-    GPUs where some but not enough are there.
+    never more workers than clips in a batch, where one is given. `beside` runs of this kind find room at once. Raises
+    UsageError for more workers than CPUs, or than GPUs where some but not enough are there.
     """
     import ray
 
@@ -57,15 +57,15 @@ def choose_resources(workers: Workers, batch_size: int | None = None) -> Resourc
     if isinstance(workers, tuple):
         least, most = workers
         most = max(least, min(most, batch_size or most))
-        now = max(least, min(most, gpus or len(per_node)))
+        now = max(least, min(most, (gpus or len(per_node)) // beside))
     else:
-        least = most = now = workers or max(1, gpus)
+        least = most = now = workers or max(1, gpus // beside)
     asked = f"--workers {now}" if least == most else f"--workers {least}-{most}"
-    if 0 < gpus < least:
+    if 0 < gpus < least * beside:
         raise UsageError(f"{asked}: this Ray cluster has {gpus} GPUs, one for each worker is needed")
     # The most CPUs a worker can have so that all of them fit on the machines there are.
     for cpus in range(max(per_node, default=0), 0, -1):
-        if sum(count // cpus for count in per_node) >= now:
+        if sum(count // cpus for count in per_node) >= now * beside:
             return Resources(least, most, cpus, gpus > 0)
     raise UsageError(f"{asked}: this Ray cluster has {sum(per_node)} CPUs; use no more workers than that")
 

@@ -13,7 +13,7 @@ from typing import Any
 from codec.api import QP_COUNT
 from codec.errors import UsageError
 from trainers.objective import METRICS
-from trainers.recipe_checks import Check, fill_dataclass, numbers, one_of, text, texts, whole, yes_or_no
+from trainers.recipe_checks import Check, fill_dataclass, numbers, one_of, text, texts, whole, whole_numbers, yes_or_no
 
 LAMBDA_LOWEST = 7.5 / 128**2  # bits per squared 8-bit error at QP 0; QP 63 is 128² times as strict
 LAMBDA_HIGHEST = 7.5
@@ -79,6 +79,10 @@ class Recipe:
     micro_batch: clips of a forward pass, so that a large batch fits: gradients add up over a rank's share; 0: all.
     precision: "bf16" runs those networks of the codec in bfloat16 that don't have to be exact; else "float32".
     recompute: networks of a frame run once more in the backward pass, rather than being kept until then.
+    validate_every: steps between validations with real bitstreams, a multiple of checkpoint_every; 0 is never. The end
+        of training is one, too.
+    validate_qps, validate_clips, validate_frames, validate_crop: QPs to code at; how many held-out clips, of how many
+        frames, and how many luma pixels wide and high at most.
     compile: through torch.compile where the codec has networks that it may help.
     """
 
@@ -101,6 +105,11 @@ class Recipe:
     precision: str = "float32"
     recompute: bool = False
     compile: bool = False
+    validate_every: int = 0
+    validate_qps: tuple[int, ...] = (0, 9, 18, 27, 36, 45, 54, 63)
+    validate_clips: int = 8
+    validate_frames: int = 8
+    validate_crop: int = 256
 
     @property
     def total_steps(self) -> int:
@@ -120,7 +129,10 @@ class Recipe:
 
 
 # A run may go on with others of these: the machines it finds may have less memory or disk.
-_HOW = ("keep_checkpoints", "keep_best", "keep_every_hours", "micro_batch", "recompute", "compile")
+_HOW = (
+    *("keep_checkpoints", "keep_best", "keep_every_hours", "micro_batch", "recompute", "compile"),
+    *("validate_every", "validate_qps", "validate_clips", "validate_frames", "validate_crop"),
+)
 _SHARE = numbers(0.0, 1.0)
 _PHASE_CHECKS: dict[str, Check] = {
     "name": text(),
@@ -156,6 +168,11 @@ _RECIPE_CHECKS: dict[str, Check] = {
     "precision": one_of(PRECISIONS),
     "recompute": yes_or_no(),
     "compile": yes_or_no(),
+    "validate_every": whole(0),
+    "validate_qps": whole_numbers(0, QP_COUNT - 1),
+    "validate_clips": whole(1),
+    "validate_frames": whole(1),
+    "validate_crop": whole(16, multiple_of=16),
 }
 _SPECIAL = ("name", "codec", "phases")  # checked by hand below
 
@@ -200,6 +217,8 @@ def recipe_from_dict(data: dict[str, Any], where: str = "recipe") -> Recipe:
     for key in ("checkpoint_every", "pictures_every"):
         if getattr(recipe, key) % recipe.log_every:
             raise UsageError(f"{where}: {key} must be a multiple of log_every ({recipe.log_every})")
+    if recipe.validate_every % recipe.checkpoint_every:
+        raise UsageError(f"{where}: validate_every must be a multiple of checkpoint_every ({recipe.checkpoint_every})")
     return recipe
 
 

@@ -83,3 +83,15 @@ def numbers(low: float, high: float, count: int = 1, integer: bool = False, risi
         return cast(items[0]) if count == 1 else tuple(cast(item) for item in items)
 
     return check
+
+
+def whole_numbers(low: int, high: int) -> Check:
+    """A list of different whole numbers, in rising order."""
+    one = numbers(low, high, integer=True)
+
+    def check(value: Any, where: str) -> tuple[int, ...]:
+        if not isinstance(value, list | tuple) or not value:
+            raise UsageError(f"{where} must be a list of whole numbers from {low} to {high}, not {value!r}")
+        return tuple(sorted({one(item, where) for item in value}))
+
+    return check

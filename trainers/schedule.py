@@ -42,6 +42,15 @@ def conditions_at(recipe: Recipe, step: int) -> StepConditions:
     raise IndexError(f"step {step} is past the recipe's {recipe.total_steps} steps")
 
 
+def last_log(recipe: Recipe, done: int) -> int:
+    """How many steps were done when figures were last logged, at or before `done` steps."""
+    ends, first = [0], 0
+    for phase in recipe.phases:
+        first += phase.steps
+        ends.append(first)
+    return max(done // recipe.log_every * recipe.log_every, *(end for end in ends if end <= done))
+
+
 def _learning_rate(phase: Phase, inside: int) -> float:
     start, end = phase.learning_rate
     if inside < phase.warmup_steps:

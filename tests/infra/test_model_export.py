@@ -39,7 +39,7 @@ def test_a_recipe_survives_as_toml(tmp_path: Path, name: str) -> None:
 
 def test_a_registered_version_comes_with_recipe_data_and_curve(tmp_path: Path) -> None:
     recipe, store = tiny_recipe(), make_store(tmp_path / "store", clips=3, frames=4)
-    training = start_training_run(recipe, "tiny-1", {"store": store})
+    training = start_training_run(recipe, "tiny-1", {"store": store}, tmp_path / "tiny-1")
     tracker = training.open()
     for step in range(1, 9):
         tracker.log(step, {"loss": 10.0 - step, "bpp": 1.0, "learning_rate": 1e-3})

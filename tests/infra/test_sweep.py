@@ -1,0 +1,120 @@
+"""Sweeps: the grid, the ranking, and real trials that are done once."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import ray
+
+from codec.api import CODECS
+from codec.errors import UsageError
+from infra.sweep import TRIALS, grid_points, make_trials, run_sweep
+from infra.sweep_ranking import BY_BD_RATE, BY_COST, ranked
+from infra.tracking import connect
+from tests.trainers.small_store import make_store
+from tests.trainers.synthetic import tiny_recipe
+from trainers.validation import ValidationPoint, ValidationResult, rd_cost
+
+ROOT = Path(__file__).parent.parent.parent
+
+
+def test_grid_is_all_combinations_and_lists_keep_their_commas() -> None:
+    assert grid_points(["batch_size=4,8", "phases.0.learning_rate=[1e-3, 1e-4],[2e-3,1e-4]"]) == [
+        ("batch_size=4", "phases.0.learning_rate=[1e-3, 1e-4]"),
+        ("batch_size=4", "phases.0.learning_rate=[2e-3,1e-4]"),
+        ("batch_size=8", "phases.0.learning_rate=[1e-3, 1e-4]"),
+        ("batch_size=8", "phases.0.learning_rate=[2e-3,1e-4]"),
+    ]
+    assert grid_points(["seed=1,1,2"]) == [("seed=1",), ("seed=2",)]
+    for bad in ("seed", "seed=", "=1", "seed=1,,2"):
+        with pytest.raises(UsageError, match="expected key=value1,value2"):
+            grid_points([bad])
+    with pytest.raises(UsageError, match="at most 256"):
+        grid_points(["a=" + ",".join(map(str, range(20))), "b=" + ",".join(map(str, range(20)))])
+
+
+def curve(scale: float, points: int = 8) -> ValidationResult:
+    """A codec that takes `scale` times the bits of another at the same quality."""
+    made = tuple(
+        ValidationPoint(9 * i, 1, scale * 0.05 * 1.5**i, 30.0 + 2 * i, 30.0 + 2 * i, 65025 / 10 ** (3.0 + 0.2 * i))
+        for i in range(points)
+    )
+    return ValidationResult(10, "", 1, 1, 64, 1.0, rd_cost(made, (1e-3, 10.0)), made)
+
+
+def test_ranking_is_by_bd_rate_where_all_have_one() -> None:
+    recipe = tiny_recipe()
+    trials = {1: ((), curve(1.0)), 2: (("a=1",), curve(1.2)), 3: (("a=2",), curve(0.9)), 4: (("a=3",), None)}
+    by, ranking = ranked(recipe, trials)
+    assert by == BY_BD_RATE
+    assert [(trial.rank, trial.number) for trial in ranking] == [(1, 3), (2, 1), (3, 2)]
+    assert [trial.bd_rate for trial in ranking] == [pytest.approx(-10), 0.0, pytest.approx(20)]
+
+    by, ranking = ranked(recipe, trials | {4: (("a=3",), curve(0.8, points=3))})
+    assert by == BY_COST
+    assert [trial.rd_cost for trial in ranking] == sorted(trial.rd_cost for trial in ranking)
+    (refused,) = [trial for trial in ranking if trial.bd_rate is None]
+    assert refused.number == 4 and "4 are needed" in str(refused.refused)
+    assert refused.rd_cost == rd_cost(curve(0.8, points=3).points, recipe.phases[-1].lambda_range)
+
+
+@pytest.fixture
+def _ray(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    monkeypatch.setitem(CODECS, "tiny", "tests.trainers.tiny_codec:Tiny")
+    ray.init(
+        address="local",
+        num_cpus=2,
+        include_dashboard=False,
+        log_to_driver=False,
+        runtime_env={
+            "worker_process_setup_hook": "tests.trainers.tiny_codec.install",
+            "env_vars": {"PYTHONPATH": str(ROOT)},
+        },
+    )
+    yield
+    ray.shutdown()
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+@pytest.mark.usefixtures("_ray")
+def test_trials_are_trained_once_and_ranked_by_their_files(mlflow_home: Path, tmp_path: Path) -> None:
+    store = make_store(tmp_path / "store", held_out=3)
+    recipe = tmp_path / "tiny.toml"
+    recipe.write_text(
+        "batch_size = 2\nlog_every = 1\npictures_every = 4\ncheckpoint_every = 4\n"
+        "validate_clips = 2\nvalidate_crop = 32\nvalidate_frames = 2\nvalidate_qps = [0, 21, 42, 63]\n"
+        '[codec]\nfamily = "tiny"\n[[phases]]\nname = "p"\nsteps = 8\nlearning_rate = 1e-3\ncrop = 32\n'
+    )
+    trials = make_trials(str(recipe), store, ["seed=3"], ["phases.0.grad_clip=0.5,1", "phases.0.steps=4,8"])
+    first = run_sweep("clips", trials[:3], store, parallel=2)
+    assert not first.failed and sorted(trial.number for trial in first.trials) == [1, 2, 3]
+    assert all(trial.result.step in (4, 8) and len(trial.result.points) == 4 for trial in first.trials)
+
+    client = connect()
+    experiment = client.get_experiment_by_name("bitreel")
+    assert experiment is not None
+    below = f"tags.mlflow.parentRunId = '{first.run_id}'"
+    runs = client.search_runs([experiment.experiment_id], below)
+    assert len(runs) == 3 and {run.info.status for run in runs} == {"FINISHED"}
+    for run in runs:
+        settings = run.data.params["grid"]
+        (trial,) = [trial for trial in first.trials if " ".join(trial.settings) == settings]
+        assert run.data.metrics["sweep/rank"] == trial.rank
+        assert run.data.metrics["validation/qp63/bpp"] == trial.result.points[-1].bpp
+        assert run.data.metrics["learning_rate"] == 1e-3
+    parent = client.get_run(first.run_id)
+    assert parent.info.status == "FINISHED"
+    assert parent.data.tags["bitreel.best_trial"] == str(first.trials[0].number)
+    assert [file.path for file in client.list_artifacts(first.run_id, "sweep")] == ["sweep/ranking.json"]
+
+    # Again, with a point more: only that one is trained.
+    folder = mlflow_home / "runs" / "sweeps" / "clips" / TRIALS
+    stamps = {path: path.stat().st_mtime_ns for path in folder.glob("*/run.json")}
+    second = run_sweep("clips", trials, store, parallel=2)
+    assert second.run_id == first.run_id and len(second.trials) == 4
+    assert {path: path.stat().st_mtime_ns for path in stamps} == stamps
+    assert [t.rd_cost for t in second.trials if t.number < 4] == [t.rd_cost for t in first.trials]
+    assert len(client.search_runs([experiment.experiment_id], below)) == 4
