@@ -70,7 +70,7 @@ class FittingRun:
             pending: dict[Any, _Video] = {}
             try:
                 while self._waiting or pending:
-                    while self._waiting and len(pending) < share.workers:
+                    while self._waiting and len(pending) < share.most:
                         video = self._waiting.popleft()
                         device = "cuda" if share.gpu else "cpu"
                         job = dataclasses.replace(video.job, threads=share.cpus, device=device)

@@ -71,5 +71,5 @@ class WeightAverage:
     def follow(self, step: int) -> None:
         """Take in the parameters after `step` finished steps."""
         decay = min(self.decay, (1 + step) / (10 + step))
-        now = [parameter for _, parameter in self.codec.named_parameters()]
+        now: list[Tensor] = [parameter for _, parameter in self.codec.named_parameters()]
         torch._foreach_lerp_(list(self.weights.values()), now, 1 - decay)

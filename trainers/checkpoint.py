@@ -21,10 +21,10 @@ from typing import Any
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
-from torch.optim import Optimizer
 
 from codec.api import CONFIG_FILE, WEIGHTS_FILE, Codec, load_codec, save_codec
 from codec.errors import BitreelError, UsageError
+from trainers.adamw import AdamW
 from trainers.recipe import Recipe
 
 TENSORS_FILE = "training.safetensors"
@@ -110,7 +110,7 @@ class Snapshot:
             _sync(entry)
 
 
-def optimizer_tensors(codec: Codec, optimizer: Optimizer) -> dict[str, Tensor]:
+def optimizer_tensors(codec: Codec, optimizer: AdamW) -> dict[str, Tensor]:
     """The optimizer's state as "parameter/slot" → tensor, not copied."""
     return {
         f"{name}/{slot}": value.detach()
@@ -170,16 +170,16 @@ def read_state(folder: Path) -> dict[str, Any]:
     return state
 
 
-def restore_optimizer(codec: Codec, optimizer: Optimizer, tensors: dict[str, Tensor]) -> None:
+def restore_optimizer(codec: Codec, optimizer: AdamW, tensors: dict[str, Tensor]) -> None:
     """Put saved optimizer tensors back, on each parameter's device. Raises BitreelError for an unknown parameter."""
     parameters = dict(codec.named_parameters())
     for key, tensor in tensors.items():
         name, _, slot = key.rpartition("/")
         if name not in parameters:
             raise BitreelError(f"the checkpoint's optimizer state is for a parameter '{name}' that the codec lacks")
-        # AdamW keeps its step count on the CPU; every other slot lives beside its parameter.
+        # The step count is kept on the CPU; every other slot lives beside its parameter.
         value = tensor if slot == "step" else tensor.to(parameters[name].device)
-        optimizer.state[parameters[name]][slot] = value
+        optimizer.state.setdefault(parameters[name], {})[slot] = value
 
 
 def _below(group: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from codec.api import Codec, create_codec
 from codec.errors import BitreelError, UsageError
+from trainers.adamw import AdamW
 from trainers.averages import WeightAverage, Window
 from trainers.checkpoint import Snapshot, TrainingState, copied, optimizer_tensors, restore_optimizer
 from trainers.objective import METRICS
@@ -24,8 +25,9 @@ from trainers.qp_histogram import qp_shares
 from trainers.recipe import Recipe
 from trainers.schedule import StepConditions, conditions_at, last_log
 from trainers.shares import draw_step, share_of
-from trainers.step_passes import Passes
-from trainers.step_sum import Request, StepSum, same_everywhere
+from trainers.step_passes import Passes, computing_as
+from trainers.step_requests import Request
+from trainers.step_sum import StepSum, same_everywhere
 
 MAX_SKIPPED_IN_A_ROW = 25  # a run whose gradients are not finite for this long will not recover
 
@@ -90,7 +92,8 @@ def train(
 
     `batches` gives this rank's share of each batch (`trainers.shares.share_of`). With world > 1 the process group must
     be up. `start` goes on from a checkpoint: bit for bit as if nothing had been between where `world` is the one it was
-    made with, else up to the rounding of sums. At the end the codec has the averaged weights where the recipe averages.
+    made with, else up to the rounding of sums (for
+    a codec that draws by `codec.draws`). At the end the codec has the averaged weights where the recipe averages.
 
     Raises UsageError where recipe, checkpoint and codec do not belong together, BitreelError where the gradients stay
     non-finite.
@@ -98,9 +101,21 @@ def train(
     device = torch.device(device)
     check_resumable(recipe, start, world)
     codec.to(device).train()
-    optimizer = torch.optim.AdamW(
-        codec.parameters(), lr=recipe.phases[0].learning_rate[0], weight_decay=recipe.weight_decay
-    )
+    with computing_as(recipe, codec, device):
+        return _steps(codec, recipe, batches, hooks, device, rank, world, start)
+
+
+def _steps(
+    codec: Codec,
+    recipe: Recipe,
+    batches: BatchSource,
+    hooks: TrainingHooks,
+    device: torch.device,
+    rank: int,
+    world: int,
+    start: TrainingState | None,
+) -> dict[str, float]:
+    optimizer = AdamW(codec.parameters(), recipe.weight_decay)
     first, skipped, figures = 0, 0, {}
     if start is not None:
         codec.load_state_dict(start.weights)
@@ -126,7 +141,7 @@ def train(
         draws = draw_step(recipe, step, world)
         torch.manual_seed(draws.noise_seeds[rank])
 
-        optimizer.zero_grad(set_to_none=True)
+        optimizer.zero_grad()
         shown = passes.run(clips.luma, clips.chroma, draws, now)
         metrics, request = total.add_up(shown.metrics, hooks.request())
         norm = nn.utils.clip_grad_norm_(codec.parameters(), now.phase.grad_clip)
@@ -134,9 +149,7 @@ def train(
         finite = bool(torch.isfinite(norm))
         done = step + 1
         if finite:
-            for group in optimizer.param_groups:
-                group["lr"] = now.learning_rate
-            optimizer.step()
+            optimizer.step(now.learning_rate)
             if average is not None:
                 average.follow(done)
             window.add(metrics, norm)

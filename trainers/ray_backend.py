@@ -12,10 +12,8 @@ from typing import Any
 from ray.train.torch import TorchConfig
 from ray.train.v2._internal.execution.callback import ControllerCallback
 
-from trainers.checkpoint_folder import CheckpointFolder, KeepingPolicy
-from trainers.ray_worker import CHECKPOINTS
-from trainers.run_events import note_event
-from trainers.step_sum import Request
+from trainers.run_events import note_event, read_events
+from trainers.step_requests import Request
 from trainers.stop_notice import ask, heed_sigterm
 
 CHECKPOINT_PATIENCE = 30.0  # seconds that a change of the number of workers waits for a checkpoint
@@ -23,7 +21,7 @@ CHECKPOINT_PATIENCE = 30.0  # seconds that a change of the number of workers wai
 _TorchBackend: Any = TorchConfig().backend_cls
 
 
-class _NoticingBackend(_TorchBackend):  # type: ignore[misc]
+class _NoticingBackend(_TorchBackend):
     """Ray's set-up of PyTorch, and SIGTERM heeded. It runs in each worker's main thread, where signals are set up."""
 
     def on_start(self, worker_group: Any, backend_config: TorchConfig) -> None:
@@ -57,9 +55,11 @@ class CheckpointBeforeResize(ControllerCallback):
         """Ray's: workers are about to be started, in place of others where some are running."""
         if not self._running:
             return
-        checkpoints = CheckpointFolder(self.folder / CHECKPOINTS, KeepingPolicy(1))
-        before, until = checkpoints.steps()[-1:], time.monotonic() + CHECKPOINT_PATIENCE
+        until = time.monotonic() + CHECKPOINT_PATIENCE
+        _, place = read_events(self.folder)
         ask(self.folder, Request.CHECKPOINT)
         note_event(self.folder, "resizing", f"changing to {resize_decision.num_workers} workers, after a checkpoint")
-        while checkpoints.steps()[-1:] == before and time.monotonic() < until:
+        while time.monotonic() < until:
+            if any(event["event"] == "checkpoint" for event in read_events(self.folder, place)[0]):
+                return
             time.sleep(0.1)

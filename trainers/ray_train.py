@@ -29,7 +29,7 @@ from trainers.ray_workers import Resources, Workers, choose_resources
 from trainers.recipe import Recipe, recipe_from_dict
 from trainers.run_events import note_event, read_events
 from trainers.starting_codec import starting_codec
-from trainers.step_sum import Request
+from trainers.step_requests import Request
 from trainers.stop_notice import ask, withdraw
 from trainers.validation import check_held_out
 
@@ -37,7 +37,7 @@ RUN_FILE = "run.json"
 START_FOLDER = "start"  # the model whose weights the run began with, so that going on with it needs no other
 MAX_FAILURES = 3  # worker deaths in a row that a run survives without a new checkpoint between them
 COLLECTIVE_TIMEOUT = 600  # seconds until ranks that wait for one that no longer answers give up
-RESIZE_INTERVAL = 30.0  # seconds between looks for machines that came
+RESIZE_INTERVAL = 15.0  # seconds between looks for machines that came
 
 
 class TrainingStopped(BitreelError):
@@ -171,8 +171,10 @@ def _fit_while_it_advances(
 
 
 def _fit(folder: Path, config: dict[str, Any], resources: Resources) -> None:
-    from ray.train import FailureConfig, RunConfig, ScalingConfig
     from ray.train.torch import TorchTrainer
+
+    # As `ray.train` gives them where its second version is on, which type checkers can't see there.
+    from ray.train.v2.api.config import FailureConfig, RunConfig, ScalingConfig
 
     from trainers.ray_backend import CheckpointBeforeResize, NoticingTorchConfig
 
@@ -187,11 +189,11 @@ def _fit(folder: Path, config: dict[str, Any], resources: Resources) -> None:
             resources_per_worker={"CPU": resources.cpus} | ({"GPU": 1} if resources.gpu else {}),
             elastic_resize_monitor_interval_s=RESIZE_INTERVAL,
         ),
-        run_config=RunConfig(
+        run_config=RunConfig(  # type: ignore[arg-type]
             name=folder.name,
             storage_path=str(folder.parent),
             failure_config=FailureConfig(max_failures=MAX_FAILURES),
-            callbacks=[CheckpointBeforeResize(folder)] if elastic else [],
+            callbacks=[CheckpointBeforeResize(folder)] if elastic else [],  # type: ignore[list-item]
         ),
     )
     trainer.fit()

@@ -41,12 +41,12 @@ def parse_workers(text: str | None) -> Workers:
     return numbers
 
 
-def choose_resources(workers: Workers, batch_size: int, beside: int = 1) -> Resources:
+def choose_resources(workers: Workers, batch_size: int | None = None, beside: int = 1) -> Resources:
     """Divide the connected cluster among `workers`; None means one per GPU, or one where there is none.
 
     With a least and a most, each worker gets what it would with one on each machine there is now, within these limits;
-    never more workers than clips in a batch. `beside` runs of this kind find room at once. Raises UsageError for more
-    workers than CPUs, or than GPUs where some but not enough are there.
+    never more workers than clips in a batch, where one is given. `beside` runs of this kind find room at once. Raises
+    UsageError for more workers than CPUs, or than GPUs where some but not enough are there.
     """
     import ray
 
@@ -55,7 +55,8 @@ def choose_resources(workers: Workers, batch_size: int, beside: int = 1) -> Reso
     gpus = int(total.get("GPU", 0))
     per_node = [int(node["Resources"].get("CPU", 0)) for node in ray.nodes() if node["Alive"]]
     if isinstance(workers, tuple):
-        least, most = workers[0], min(workers[1], max(workers[0], batch_size))
+        least, most = workers
+        most = max(least, min(most, batch_size or most))
         now = max(least, min(most, (gpus or len(per_node)) // beside))
     else:
         least = most = now = workers or max(1, gpus // beside)

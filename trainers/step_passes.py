@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils._pytree import tree_map_only
 
 from codec.api import Codec, TrainingConditions, TrainingOutput
 from codec.draws import draws_from
@@ -27,15 +30,10 @@ class PassResult:
 
 
 class Passes:
-    """Runs a rank's share of a batch. Raises UsageError where the codec has nothing that the recipe's precision or
-    compilation could be for."""
+    """Runs a rank's share of a batch, with the codec as `computing_as` set it up."""
 
     def __init__(self, codec: Codec, recipe: Recipe, share: slice, device: torch.device) -> None:
         self.codec, self.recipe, self.share, self.device = codec, recipe, share, device
-        if recipe.precision == "bf16":
-            _run_in_bf16(codec, device)
-        if recipe.compile:
-            _compile(codec)
 
     def run(self, luma: Tensor, chroma: Tensor, draws: StepDraws, now: StepConditions) -> PassResult:
         """Leaves the gradient of the batch's mean loss over these clips in the parameters.
@@ -70,26 +68,39 @@ class Passes:
         return PassResult(metrics.float(), *shown)
 
 
+@contextmanager
+def computing_as(recipe: Recipe, codec: Codec, device: torch.device) -> Iterator[None]:
+    """Within it the codec computes in the recipe's precision, compiled where it says so.
+
+    Both touch only modules of which nothing has to be exact: whole numbers would not survive bfloat16, and compiled
+    code may reorder sums. Raises UsageError where the codec has no such modules.
+    """
+    with ExitStack() as undo:
+        if recipe.compile:
+            for module in _free_modules(codec, "compile = true"):
+                _replace(undo, module, torch.compile(module.forward))
+        if recipe.precision == "bf16":
+            for module in _free_modules(codec, "precision = 'bf16'"):
+                _replace(undo, module, _autocast(module.forward, device.type))
+        yield
+
+
+def _replace(undo: ExitStack, module: nn.Module, forward: Callable[..., Any]) -> None:
+    undo.callback(setattr, module, "forward", module.forward)
+    module.forward = forward
+
+
 def _free_modules(codec: Codec, purpose: str) -> list[nn.Module]:
-    if not codec.free_modules:
-        raise UsageError(f"{purpose}: every network of codec '{codec.family}' has to be exact; leave it out")
-    return [codec.get_submodule(name) for name in codec.free_modules]
+    there = dict(codec.named_modules())
+    found = [there[name] for name in codec.free_modules if name in there]
+    if not found:
+        raise UsageError(f"{purpose}: every network of this codec '{codec.family}' has to be exact; leave it out")
+    return found
 
 
-def _run_in_bf16(codec: Codec, device: torch.device) -> None:
-    """Autocast around those modules alone: the exact layers' whole numbers would not survive it."""
-    for module in _free_modules(codec, "precision = 'bf16'"):
-        module.forward = _autocast(module.forward, device.type)  # type: ignore[method-assign]
-
-
-def _autocast(forward: Callable[..., Tensor], kind: str) -> Callable[..., Tensor]:
-    def run(*inputs: Tensor) -> Tensor:
+def _autocast(forward: Callable[..., Any], kind: str) -> Callable[..., Any]:
+    def run(*inputs: Any) -> Any:
         with torch.autocast(kind, torch.bfloat16):
-            return forward(*inputs).float()
+            return tree_map_only(Tensor, Tensor.float, forward(*inputs))
 
     return run
-
-
-def _compile(codec: Codec) -> None:
-    for module in _free_modules(codec, "compile = true"):
-        module.compile()

@@ -7,19 +7,12 @@ anew after the first step of each process, so its sums, and a loss curve, change
 from __future__ import annotations
 
 from collections.abc import Sequence
-from enum import IntEnum
 
 import torch
 import torch.distributed
 from torch import Tensor, nn
 
-
-class Request(IntEnum):
-    """What somebody outside wants of a training, between two steps."""
-
-    NOTHING = 0
-    CHECKPOINT = 1
-    STOP = 2  # after a checkpoint
+from trainers.step_requests import Request
 
 
 class StepSum:
@@ -46,10 +39,9 @@ class StepSum:
         if self.world == 1:
             return figures, request
         given = [parameter.grad is not None for parameter in self.parameters]
-        self._flat.zero_()
-        held = [(view, p.grad) for view, p in zip(self._gradients, self.parameters, strict=True) if p.grad is not None]
-        if held:
-            torch._foreach_copy_([view for view, _ in held], [gradient for _, gradient in held])
+        for view, parameter in zip(self._gradients, self.parameters, strict=True):
+            view.zero_() if parameter.grad is None else view.copy_(parameter.grad)
+        self._requests.zero_()
         self._there.copy_(torch.tensor(given, dtype=torch.float32))
         self._figures.copy_(figures)
         self._requests[int(request)] = 1.0

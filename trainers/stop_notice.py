@@ -18,7 +18,7 @@ from typing import Any
 
 from codec.atomic_files import write_json_atomically
 from codec.errors import BitreelError
-from trainers.step_sum import Request
+from trainers.step_requests import Request
 
 REQUEST_FILE = "request.json"
 _LOOK_EVERY = 0.25  # seconds; on a file system that many machines share each look costs something

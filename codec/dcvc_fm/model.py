@@ -27,6 +27,7 @@ class DCVCFM(Codec):
 
     family: ClassVar[str] = "dcvc-fm"
     config_class: ClassVar[type] = DCVCFMConfig
+    free_modules = ("encoder",)
     config: DCVCFMConfig
     steers_quality: ClassVar[bool] = True
     # Frames from one that stays a reference to the next, and the first: the finer ones of the hierarchy stay.

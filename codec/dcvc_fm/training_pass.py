@@ -19,7 +19,7 @@ from codec.dcvc_fm.scalers import CHANNELS
 from codec.distributions import scale_bits
 from codec.draws import draw_each, draw_together
 from codec.exact.blocks import checkerboard
-from codec.exact.layers import quantized_once
+from codec.exact.layers import quantized_once, recomputed
 from codec.inter.context import STEP_UNITS, from_order, log_magnitude, log_real, signed_real, to_order
 from codec.inter.frame_motion import goes
 from codec.inter.layout import LUMA_CHANNELS, ORDER
@@ -73,7 +73,10 @@ def training_pass(
         if feature is None or refreshes(t, codec.config.refresh_period) or t == extra:
             feature = codec.network.renewed(coder.look(reference.last))
         moved = codec.network.feature.move(feature, vectors)
-        bits, sse, feature, residuals = coder.run(planes, prediction, moved, vectors)
+        run = recomputed(codec, coder.run) if conditions.recompute else coder.run
+        bits, sse, feature, residuals = run(planes, prediction, moved, vectors)
+        if not conditions.cascaded:
+            feature = feature.detach()
         with torch.no_grad():
             (y, uv), shown = (_rebuilt(prediction, residual) for residual in residuals)
             whole = torch.floor(coder.step[:, 0, 0, 0]).clamp_min(1).long()

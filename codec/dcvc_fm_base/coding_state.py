@@ -44,6 +44,12 @@ class Memory:
     motion: Tensor
     state: Tensor
 
+    def detached(self) -> Memory:
+        """The same without gradients to the frames before."""
+        kept = (self.motion_feature, self.latent, self.motion, self.state)
+        feature = None if self.feature is None else self.feature.detach()
+        return Memory(self.frame.detach(), feature, *(each.detach() for each in kept))
+
 
 class CodingState:
     """memory: None before the first frame."""

@@ -30,6 +30,10 @@ class DCVCFMBase(Codec):
 
     family: ClassVar[str] = "dcvc-fm-base"
     config_class: ClassVar[type] = DCVCFMBaseConfig
+    free_modules = (
+        "intra.encoder_first", "intra.encoder_rest", "intra.decoder_first", "intra.decoder_rest", "intra.refine",
+        "inter.encoder", "inter.decoder", "inter.reconstruction",
+    )  # fmt: skip
     config: DCVCFMBaseConfig
     exact_frames: ClassVar[bool] = False
 

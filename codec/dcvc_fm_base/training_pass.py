@@ -34,13 +34,15 @@ def training_pass(
     codec: DCVCFMBase, luma: Tensor, chroma: Tensor, qp: Tensor, conditions: TrainingConditions
 ) -> TrainingOutput:
     """See `Codec.forward`."""
-    twice = torch.is_grad_enabled() and luma[0].numel() > _KEPT_SAMPLES
+    twice = torch.is_grad_enabled() and (conditions.recompute or luma[0].numel() > _KEPT_SAMPLES)
     # What is computed twice must find all as it was the first time, and so can't share quantized weights.
     with nullcontext() if twice else quantized_once():
-        return _code_clips(codec, luma, chroma, qp, twice)
+        return _code_clips(codec, luma, chroma, qp, twice, conditions.cascaded)
 
 
-def _code_clips(codec: DCVCFMBase, luma: Tensor, chroma: Tensor, qp: Tensor, twice: bool) -> TrainingOutput:
+def _code_clips(
+    codec: DCVCFMBase, luma: Tensor, chroma: Tensor, qp: Tensor, twice: bool, cascaded: bool
+) -> TrainingOutput:
     frames = luma.shape[1]
     first = luma[:, 0], chroma[:, 0]
     made, memory, bits = intra_frame(codec, network_frame(*first), qp)
@@ -52,6 +54,7 @@ def _code_clips(codec: DCVCFMBase, luma: Tensor, chroma: Tensor, qp: Tensor, twi
         target = luma[:, t], chroma[:, t]
         place = place_in_hierarchy(t + begin)
         renews = refreshes(t, codec.config.refresh_period) or t == extra
+        memory = memory if cascaded else memory.detached()
         made, memory, bits = inter_frame(codec, network_frame(*target), memory, qp, place, renews, twice)
         outputs.append(_Coded(bits, made, target, codec.config.place_weights[place]))
     shown = [o.shown() for o in outputs]

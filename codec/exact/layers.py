@@ -8,16 +8,17 @@ exact operations alone (a power of two, one rounding), and so does not depend on
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from contextvars import ContextVar
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from codec.errors import BitreelError
 from codec.exact import byte_products
@@ -60,11 +61,8 @@ _shared: ContextVar[dict[int, tuple[Tensor, Tensor]] | None] = ContextVar("share
 def quantized_once() -> Iterator[None]:
     """Within it each layer's weights are quantized once for all its uses, as in a training step of several frames;
     they must not change meanwhile."""
-    token = _shared.set({})
-    try:
+    with _sharing({}):
         yield
-    finally:
-        _shared.reset(token)
 
 
 class _Quantized(nn.Module):
@@ -247,3 +245,32 @@ class ExactQPTable(nn.Module):
         # In integers: a GPU may divide floats by a number as a product with its rounded reciprocal.
         whole = torch.div(total.detach().long(), self.SPACING, rounding_mode="floor").float()
         return _straight(total / self.SPACING, whole)
+
+
+def recomputed(network: nn.Module, run: Callable[..., Any]) -> Callable[..., Any]:
+    """`run`, which uses layers of `network`, without keeping what its gradients need: the backward pass runs it again.
+
+    Within `quantized_once`, both runs share one quantized form of the weights. For runs that draw no random numbers.
+    """
+    shared = _shared.get()
+    if shared is not None:
+        for layer in network.modules():  # now, so that no run finds the form missing that the other finds there
+            if isinstance(layer, _Quantized) and layer.weight.requires_grad and torch.is_grad_enabled():
+                layer.quantized()
+
+    def contexts() -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
+        return nullcontext(), _sharing(shared)
+
+    def call(*inputs: Any) -> Any:
+        return checkpoint(run, *inputs, use_reentrant=False, preserve_rng_state=False, context_fn=contexts)
+
+    return call
+
+
+@contextmanager
+def _sharing(shared: dict[int, tuple[Tensor, Tensor]] | None) -> Iterator[None]:
+    token = _shared.set(shared)
+    try:
+        yield
+    finally:
+        _shared.reset(token)

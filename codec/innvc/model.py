@@ -29,6 +29,7 @@ class InnVC(Codec):
 
     family: ClassVar[str] = "innvc"
     config_class: ClassVar[type] = InnVCConfig
+    free_modules = ("field_encoder",)
     config: InnVCConfig
 
     def __init__(self, config: InnVCConfig) -> None:

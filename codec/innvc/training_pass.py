@@ -1,8 +1,8 @@
 """One differentiable pass over a batch of clips: the codec's loop in floats, quantizer and groups as when coding.
 
 Gradients: the rate sees symbols through a straight-through estimate; the distortion sees the true derivative with the
-symbols held fixed, so a mean learns from exactly those coefficients that quantize to zero. Frames are detached from
-each other.
+symbols held fixed, so a mean learns from exactly those coefficients that quantize to zero. Pictures are detached
+from each other; the recurrent state is not, where the loss is cascaded.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from codec.api import TrainingConditions, TrainingOutput
 from codec.distributions import scale_bits
 from codec.draws import draw_each
 from codec.exact.blocks import checkerboard
-from codec.exact.layers import quantized_once
+from codec.exact.layers import quantized_once, recomputed
 from codec.innvc.activity import block_qps
 from codec.innvc.field import LARGEST_VALUE, Field, SliceMeans
 from codec.inter.context import (
@@ -87,7 +87,10 @@ def training_pass(
                 motion_bits = estimate_motion_bits(motion, distances).to(luma.device)
         assert vectors is not None
         features = codec.field_decoder(field, t % codec.config.segment_frames, height // 8, width // 8)
-        bits, sse, state, residual = coder.run(min(t, 2), planes, prediction, state, vectors, features)
+        run = recomputed(codec.prior, coder.run) if conditions.recompute else coder.run
+        bits, sse, state, residual = run(min(t, 2), planes, prediction, state, vectors, features)
+        if state is not None and not conditions.cascaded:
+            state = state.detach()
         with torch.no_grad():
             rest = float_inverse(from_order(residual))
             y, uv = (torch.round(p + r).clamp(0, 255) for p, r in zip(prediction.base, rest, strict=True))

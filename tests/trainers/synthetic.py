@@ -14,7 +14,7 @@ from trainers.loop import Pictures
 from trainers.recipe import Recipe, recipe_from_dict
 from trainers.schedule import conditions_at
 from trainers.shares import share_of
-from trainers.step_sum import Request
+from trainers.step_requests import Request
 
 
 def tiny_recipe(**changes: Any) -> Recipe:
