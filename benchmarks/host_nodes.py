@@ -11,9 +11,9 @@ from pathlib import Path
 
 _QUICK = {  # a node that is gone is known to be gone within seconds
     "RAY_health_check_period_ms": "1000",
-    "RAY_health_check_timeout_ms": "3000",
+    "RAY_health_check_timeout_ms": "10000",
     "RAY_health_check_failure_threshold": "3",
-    "RAY_health_check_initial_delay_ms": "1000",
+    "RAY_health_check_initial_delay_ms": "5000",
     "RAY_USAGE_STATS_ENABLED": "0",
 }
 HEAD = "127.0.0.1"
@@ -44,14 +44,18 @@ class HostNodes:
                 command, stdout=log, stderr=log, start_new_session=True, env=os.environ | _QUICK
             )
 
-    def wait_for(self, count: int, seconds: float = 120) -> None:
-        """Until so many nodes are alive, as the connected driver sees them; SystemExit where they don't come."""
+    def join(self, address: str, cpus: int, seconds: float = 180) -> None:
+        """Start a node and wait until the connected driver sees it; started anew where a busy host lets it fail.
+        SystemExit where it does not come up."""
         import ray
 
+        self.start(address, cpus)
         until = time.monotonic() + seconds
-        while sum(node["Alive"] for node in ray.nodes()) < count:
+        while not any(node["Alive"] and node["NodeManagerAddress"] == address for node in ray.nodes()):
             if time.monotonic() > until:
-                sys.exit(f"{count} Ray nodes did not come up within {seconds:.0f} s; see {self.folder}/*.log")
+                sys.exit(f"Ray node {address} did not come up within {seconds:.0f} s; see {self.folder}/*.log")
+            if self.processes[address].poll() is not None:
+                self.start(address, cpus)
             time.sleep(0.5)
 
     def named(self, text: str) -> list[int]:

@@ -130,7 +130,7 @@ def main() -> None:
     acts: list[tuple[str, Callable[[], None]]] = [
         ("kill -9 of a worker", lambda: signal_worker(signal.SIGKILL)),
         ("kill -9 of a node", lambda: nodes.kill(OTHERS[1])),
-        ("a node is added", lambda: nodes.start(OTHERS[1], 1)),
+        ("a node is added", lambda: nodes.join(OTHERS[1], 1)),
         ("SIGTERM to a worker", lambda: signal_worker(signal.SIGTERM)),
         ("a node is drained, 60 s", lambda: nodes.drain(OTHERS[0], 60)),
         ("SIGTERM to the driver", lambda: os.kill(os.getpid(), signal.SIGTERM)),
@@ -143,11 +143,10 @@ def main() -> None:
 
     try:
         nodes.start(HEAD, 1)
-        time.sleep(5)
-        for address in OTHERS:
-            nodes.start(address, 1)
+        time.sleep(15)  # an address that nobody listens at yet is given up at once
         ray.init(address=nodes.address, log_to_driver=False, logging_level="error")
-        nodes.wait_for(3)
+        for address in OTHERS:
+            nodes.join(address, 1)
         say("3 nodes are up")
         chaos.start()
         told = {"storage": out, "on_event": say}
