@@ -102,9 +102,11 @@ def _find(ref: str) -> tuple[Path, str | None]:
     if folder is None:
         version = version_of(ref)
         return fetch_version(version), version.run_id
-    if not (folder.absolute().parent / RUN_FILE).is_file():
+    # A training's checkpoints lie below its run's folder, its best one right in it.
+    runs = [place for place in list(folder.absolute().parents)[:2] if (place / RUN_FILE).is_file()]
+    if not runs:
         return folder, None
-    found = find_training_run(folder.absolute().parent.name)
+    found = find_training_run(runs[0].name)
     return folder, found[0].run_id if found else None
 
 

@@ -19,10 +19,18 @@ def split_place(checksum: str) -> float:
 
 
 def missing_held_out(splits: Mapping[str, str], least: int) -> list[str]:
-    """The sources to move to "val" so that `least` are held out, though never more than a third of all.
+    """The sources to move to "val" so that `least` are there, though never more than a third of all.
 
-    splits: source checksum -> split. Small stores would else often have nothing to validate on.
+    splits: source checksum -> split. Small stores would else often have nothing to validate on. Sources are taken from
+    "train", or from "test" where more than a third would be held out altogether.
     """
-    training = sorted((checksum for checksum, split in splits.items() if split == "train"), key=split_place)
-    missing = min(least, len(splits) // 3) - (len(splits) - len(training))
-    return training[: max(missing, 0)]
+    held_out = sum(split != "train" for split in splits.values())
+    most = len(splits) // 3
+    missing = max(min(least, most) - sum(split == "val" for split in splits.values()), 0)
+    beyond = max(held_out + missing - most, 0)
+
+    def of(split: str) -> list[str]:
+        return sorted((checksum for checksum, own in splits.items() if own == split), key=split_place)
+
+    from_test = of("test")[: min(missing, beyond)]
+    return from_test + of("train")[: missing - len(from_test)]
