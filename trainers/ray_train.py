@@ -17,6 +17,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import ray
+
 from codec.api import Codec, save_codec
 from codec.atomic_files import write_json_atomically
 from codec.errors import BitreelError, UsageError
@@ -83,7 +85,7 @@ def train_on_ray(
     that name do not fit together, BitreelError where training fails for good or is stopped.
     """
     folder = storage.resolve() / name
-    if address is None:
+    if address is None and not ray.is_initialized():
         # One process less to start: nobody gives notice before taking this machine away.
         os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")
     with ray_session(address):

@@ -71,7 +71,7 @@ def run_worker(config: dict[str, Any]) -> None:
     recipe = recipe_from_dict(config["recipe"])
     tracking: RunTrackerSpec | None = config["tracking"]
     tracker = tracking.open() if tracking is not None and rank == 0 else None
-    notices = Notices(folder, rank, world)
+    notices = Notices(folder, rank)
     device = ray.train.torch.get_device()
     try:
         start = _agree_on_start(checkpoint_folder(folder, recipe), rank, world, device)

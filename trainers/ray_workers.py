@@ -7,8 +7,10 @@ from dataclasses import dataclass
 
 from codec.errors import UsageError
 
-# Read by Ray Train when it is imported, hence set before any function here imports it.
-os.environ.setdefault("RAY_TRAIN_V2_ENABLED", "1")
+# How long workers may wait for places that were just promised: a dead node's are still promised for a while, and each
+# wait for them is followed by another look; the default is 60 s.
+os.environ.setdefault("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", "10")
+os.environ.setdefault("RAY_TRAIN_V2_ENABLED", "1")  # read by Ray Train when it is imported, as all of these
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 # A worker's death and a run's end are seen at the controller's next look; its default is 2 s.
 os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.25")

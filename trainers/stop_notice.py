@@ -57,8 +57,8 @@ def withdraw(folder: Path) -> None:
 class Notices:
     """What has been asked of this rank. Rank 0 alone looks at the file."""
 
-    def __init__(self, folder: Path, rank: int, world: int) -> None:
-        self.folder, self.rank, self.world = folder, rank, world
+    def __init__(self, folder: Path, rank: int) -> None:
+        self.folder, self.rank = folder, rank
         self._looked, self._answered, self._asked = 0.0, self._read()[1], Request.NOTHING
         self.leaving = False
 

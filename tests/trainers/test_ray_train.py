@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -101,6 +102,25 @@ def test_killed_workers_change_nothing(store: Path, tmp_path: Path, deaths: Path
     assert int((deaths / "calls").read_text()) < recipe.total_steps  # the last attempt went on from a checkpoint
     assert sorted(whole) == [2, 4, 6, 8, 10] and curve == whole
     assert load_codec(killed.checkpoint).model_hash() == load_codec(unbroken.checkpoint).model_hash()
+
+
+@pytest.mark.slow
+def test_sigterm_to_a_worker_or_the_driver_saves_all_that_was_done(store: Path, tmp_path: Path, deaths: Path) -> None:
+    """A worker that is told to go at its 5th step saves the 5th, not the 4th, and the run goes on by itself; a driver
+    that is told to go says how to go on. The curve is that of an unbroken run."""
+    recipe = tiny_recipe()
+    _, whole = run(recipe, store, "unbroken", tmp_path)
+    (deaths / "1-5").write_text("15")
+    _, curve = run(recipe, store, "told", tmp_path)
+    events = read_events(tmp_path / "told")[0]
+    assert curve == whole
+    assert [e["step"] for e in events if e["event"] == "started"] == [0, 5]
+    assert [e["rank"] for e in events if e["event"] == "leaving"] == [1]
+
+    (deaths / "0-3").write_text(str(os.getpid()))  # this process: the driver
+    with pytest.raises(BitreelError, match=r"'driver' was stopped at step \d+ of 10; go on with --resume driver"):
+        run(recipe, store, "driver", tmp_path)
+    assert run(recipe, store, "driver", tmp_path)[1] == whole
 
 
 @pytest.mark.slow

@@ -28,7 +28,8 @@ def install() -> None:
 
 
 def die_where_told(calls: int) -> None:
-    """kill -9 this process at its n-th forward call where the folder $TINY_DEATHS has a file RANK-N, once.
+    """kill -9 this process at its n-th forward call where the folder $TINY_DEATHS has a file RANK-N, once. Where the
+    file holds 15 it is SIGTERM, and where it holds a process id that one gets SIGTERM.
 
     The file "calls" there tells how many calls the last process of rank 0 has made.
     """
@@ -40,9 +41,13 @@ def die_where_told(calls: int) -> None:
         (Path(folder) / "calls").write_text(str(calls))
     order = Path(folder) / f"{rank}-{calls}"
     if order.is_file():
-        time.sleep(2)  # whatever was reported before has arrived by now
+        asked = order.read_text()
         order.unlink()
-        os.kill(os.getpid(), signal.SIGKILL)
+        if asked:
+            os.kill(os.getpid() if asked == "15" else int(asked), signal.SIGTERM)
+        time.sleep(2)  # whatever was written before, or is to be heard of, has arrived by now
+        if not asked:
+            os.kill(os.getpid(), signal.SIGKILL)
 
 
 @dataclass(frozen=True)
