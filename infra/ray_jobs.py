@@ -23,7 +23,8 @@ if TYPE_CHECKING:
     from ray.job_submission import JobSubmissionClient
 
 DASHBOARD_PORT = 8265
-# What a job's process must know of this one: where MLflow is. Secrets stay in the cluster's own environment.
+# What a job's process must know of this one: where MLflow is. Secrets stay in the cluster's own environment, such as
+# MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD.
 _HANDED_ON = ("MLFLOW_TRACKING_URI",)
 _T = TypeVar("_T")
 
@@ -61,7 +62,7 @@ class RayJobs:
         if known is not None:
             self._ask(lambda: self._client.delete_job(job_id))
         folder = shlex.quote(str(Path.cwd()))
-        environment = {name: os.environ[name] for name in _HANDED_ON if name in os.environ}
+        environment = {name: _without_login(os.environ[name]) for name in _HANDED_ON if name in os.environ}
 
         def start() -> None:
             try:
@@ -141,6 +142,14 @@ def dashboard_address(address: str) -> str:
     if parts.scheme == "ray" and parts.hostname:
         return f"http://{parts.hostname}:{DASHBOARD_PORT}"
     raise UsageError(f"--address '{address}': jobs want the dashboard's, http://HEAD:{DASHBOARD_PORT}")
+
+
+def _without_login(uri: str) -> str:
+    """A URI without a login in it: what a job is given stands in Ray's dashboard and logs."""
+    parts = urlparse(uri)
+    if parts.password is None and not (parts.scheme.startswith("http") and parts.username):
+        return uri
+    return parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl()
 
 
 def job_id_of(command: Sequence[str]) -> str:

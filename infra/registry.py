@@ -27,6 +27,7 @@ CHAMPION, PREVIOUS, CHALLENGER = "champion", "previous", "challenger"
 JOURNAL_SUFFIX = ".promotions"  # of the registered model that is a model's journal of promotions
 SCORE = "score."  # prefix of the tags that hold scores
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
+_HASH = re.compile(r"[0-9a-f]{64}")
 
 
 @dataclass(frozen=True)
@@ -202,9 +203,17 @@ def version_of(ref: str) -> ModelVersion:
 
 
 def fetch_version(version: ModelVersion) -> Path:
-    """A local folder with the version's files; kept in the cache by name and model hash. Raises as `resolve_model`."""
+    """A local folder with the version's files; kept in the cache by name and model hash. Raises as `resolve_model`.
+
+    Files whose hash the registry does not tell are not taken. Name and hash become a folder's name, and are what
+    anybody who can write to the registry says, so they have to look like what they are.
+    """
     label = f"{version.name}@{version.version}"
-    cached = cache_folder() / f"{version.name}-{version.model_hash or 'unknown'}"
+    if not _NAME.fullmatch(version.name) or not _HASH.fullmatch(version.model_hash):
+        raise BitreelError(
+            f"{label}: the registry tells no proper model_hash for it, so its files can't be checked; register it anew"
+        )
+    cached = cache_folder() / f"{version.name}-{version.model_hash}"
     if not (cached / CONFIG_FILE).is_file():
         cached.parent.mkdir(parents=True, exist_ok=True)
         scratch = Path(tempfile.mkdtemp(dir=cached.parent, prefix=".part-"))
@@ -272,7 +281,7 @@ def _verify(folder: Path, version: ModelVersion, label: str) -> None:
     if not (folder / WEIGHTS_FILE).is_file():
         raise BitreelError(f"{label}: no {WEIGHTS_FILE} at '{version.source}'; register the model anew")
     found = load_codec(folder).model_hash().hex()
-    if version.model_hash and found != version.model_hash:
+    if found != version.model_hash:
         raise BitreelError(f"{label}: the files are not the registered model (hash {found[:12]}); register it anew")
 
 

@@ -20,7 +20,8 @@ _TOKEN_FILE = Path("~/.ray/auth_token")
 
 @contextmanager
 def ray_session(address: str | None) -> Iterator[int]:
-    """Ray connected to `address`, or started on this machine; one already connected is used and left alone.
+    """Ray connected to `address`, or started on this machine, where it listens on loopback alone; one already connected
+    is used and left alone.
     Within a Ray job (RAY_ADDRESS is set) it is the cluster that the job runs on.
 
     Gives the number of CPUs. Raises BitreelError where the cluster can't be reached.
@@ -35,7 +36,8 @@ def ray_session(address: str | None) -> Iterator[int]:
     options: dict[str, Any] = {"logging_level": logging.ERROR, "log_to_driver": False}
     try:
         if address is None:
-            ray.init(address="local", include_dashboard=False, **options)
+            with _on_loopback():
+                ray.init(address="local", include_dashboard=False, **options)
         else:
             _check_reachable(address)
             use_token()
@@ -49,6 +51,29 @@ def ray_session(address: str | None) -> Iterator[int]:
         yield _cpus()
     finally:
         ray.shutdown()
+
+
+@contextmanager
+def _on_loopback() -> Iterator[None]:
+    """A Ray started in this block listens on 127.0.0.1 alone, its workers too.
+
+    Ray does so by itself on laptops' systems; elsewhere its servers listen on every address of the machine, and
+    `_node_ip_address="127.0.0.1"` is replaced by another address. The switch between the two is read in this process
+    from a constant and in those it starts from the environment.
+    """
+    from ray._private import ray_constants
+
+    name, before = ray_constants.ENABLE_RAY_CLUSTERS_ENV_VAR, ray_constants.ENABLE_RAY_CLUSTER
+    inherited = os.environ.get(name)
+    ray_constants.ENABLE_RAY_CLUSTER = False
+    os.environ[name] = "0"
+    try:
+        yield
+    finally:
+        ray_constants.ENABLE_RAY_CLUSTER = before
+        os.environ.pop(name)
+        if inherited is not None:
+            os.environ[name] = inherited
 
 
 def _check_reachable(address: str) -> None:

@@ -1,4 +1,4 @@
-"""A real MLflow server on a free port of this machine, over an SQLite file."""
+"""A real MLflow server on a free port of this machine, started by the script that clusters use."""
 
 from __future__ import annotations
 
@@ -7,44 +7,58 @@ import socket
 import subprocess
 import sys
 import time
-import urllib.error
-import urllib.request
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
+SCRIPT = Path(__file__).parents[2] / "infra" / "cluster" / "mlflow_server.sh"
+
 
 @contextmanager
-def running_server(folder: Path) -> Iterator[str]:
-    """Start a server that keeps everything in `folder` and give its URI; it ends with the context."""
+def running_server(
+    folder: Path,
+    *,
+    database: str = "",
+    artifacts: str = "",
+    host: str = "127.0.0.1",
+    settings: Mapping[str, str] | None = None,
+    within: Sequence[str] = (),
+) -> Iterator[str]:
+    """Start a server and give its URI; it ends with the context.
+
+    It keeps everything in `folder` unless `database` (an SQLAlchemy URI) or `artifacts` say otherwise. settings: more
+    of its environment. within: what goes before its command, such as `ip netns exec NAME`.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    command = [
-        sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port), "--workers", "1",
-        "--backend-store-uri", f"sqlite:///{folder / 'mlflow.db'}",
-        "--artifacts-destination", (folder / "artifacts").as_uri(), "--serve-artifacts",
-    ]  # fmt: skip
+    environment = os.environ | {
+        "PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]]),
+        "MLFLOW_BACKEND_STORE_URI": database or f"sqlite:///{folder / 'mlflow.db'}",
+        "MLFLOW_ARTIFACTS_DESTINATION": artifacts or (folder / "artifacts").as_uri(),
+        "MLFLOW_HOST": host, "MLFLOW_PORT": str(port), "MLFLOW_WORKERS": "1",
+    }  # fmt: skip
     with (folder / "server.log").open("wb") as log:
-        quiet = os.environ | {"MLFLOW_DISABLE_TELEMETRY": "true"}
-        server = subprocess.Popen(command, stdout=log, stderr=log, env=quiet, start_new_session=True)
+        server = subprocess.Popen(
+            [*within, str(SCRIPT)], stdout=log, stderr=log, env=environment | dict(settings or {}),
+            start_new_session=True,
+        )  # fmt: skip
     try:
-        _wait(f"http://127.0.0.1:{port}/health", server, folder / "server.log")
-        yield f"http://127.0.0.1:{port}"
+        _wait(f"http://{host}:{port}/health", server, folder / "server.log", within)
+        yield f"http://{host}:{port}"
     finally:
         os.killpg(server.pid, 15)
         server.wait(30)
 
 
-def _wait(url: str, server: subprocess.Popen[bytes], log: Path) -> None:
-    deadline = time.monotonic() + 120
+def _wait(url: str, server: subprocess.Popen[bytes], log: Path, within: Sequence[str]) -> None:
+    asked = [*within, sys.executable, "-c", f"import urllib.request as u; u.urlopen('{url}', timeout=2)"]
+    deadline = time.monotonic() + 180
     while time.monotonic() < deadline:
         if server.poll() is not None:
             raise AssertionError(f"the server ended: {log.read_text()[-2000:]}")
-        try:
-            with urllib.request.urlopen(url, timeout=2):
-                return
-        except (urllib.error.URLError, OSError):
-            time.sleep(0.3)
+        if subprocess.run(asked, capture_output=True).returncode == 0:
+            return
+        time.sleep(0.3)
     raise AssertionError(f"the server does not answer: {log.read_text()[-2000:]}")

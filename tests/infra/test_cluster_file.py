@@ -1,4 +1,5 @@
-"""ray_cluster.yaml: accepted by Ray's own checks, complete, and (where ssh to here is offered) it starts."""
+"""The files for `ray up`: accepted by Ray's own checks, complete, and (where ssh to here is offered) the one for this
+machine starts."""
 
 from __future__ import annotations
 
@@ -16,18 +17,22 @@ import yaml
 
 REPOSITORY = Path(__file__).parents[2]
 CLUSTER_FILE = REPOSITORY / "ray_cluster.yaml"
+AWS_FILE = REPOSITORY / "infra" / "cluster" / "ray_cluster_aws.yaml"
 REMOTE = "~/bitreel-cluster"
 TOKEN = "~/.ray/auth_token"
 
 
-def load() -> dict[str, Any]:
-    config: dict[str, Any] = yaml.safe_load(CLUSTER_FILE.read_text())
+def load(file: Path = CLUSTER_FILE) -> dict[str, Any]:
+    config: dict[str, Any] = yaml.safe_load(file.read_text())
     return config
 
 
-def environment_command() -> str:
-    (command,) = [c for c in load()["setup_commands"] if c.endswith("/env.sh") and c.startswith("printf")]
+def environment_command(file: Path) -> str:
+    (command,) = [c for c in load(file)["setup_commands"] if c.endswith("/env.sh") and c.startswith("printf")]
     return str(command)
+
+
+both_files = pytest.mark.parametrize("file", [CLUSTER_FILE, AWS_FILE], ids=["own", "aws"])
 
 
 @pytest.mark.parametrize("workers", [[], ["192.168.1.11", "192.168.1.12"]])
@@ -43,8 +48,30 @@ def test_ray_accepts_it(workers: list[str]) -> None:
     assert node_type["min_workers"] == node_type["max_workers"] == len(workers)
 
 
-def test_what_an_install_needs_is_sent() -> None:
-    mounts: dict[str, str] = load()["file_mounts"]
+def test_ray_accepts_the_cloud_variant() -> None:
+    from ray.autoscaler._private.util import prepare_config, validate_config
+
+    prepared = prepare_config(load(AWS_FILE))
+    validate_config(prepared)
+    types = prepared["available_node_types"]
+    assert set(types) == {"head", "cpu", "gpu"} and prepared["head_node_type"] == "head"
+    assert types["head"]["resources"] == {"CPU": 0} and "InstanceMarketOptions" not in types["head"]["node_config"]
+    for name in ("cpu", "gpu"):
+        assert types[name]["node_config"]["InstanceMarketOptions"] == {"MarketType": "spot"}
+        assert types[name]["max_workers"] > types[name]["min_workers"]
+    assert types["cpu"]["max_workers"] + types["gpu"]["max_workers"] == prepared["max_workers"]
+    open_to = prepared["provider"]["security_group"]["IpPermissions"]
+    assert [rule["FromPort"] for rule in open_to] == [22]
+    assert "0.0.0.0/0" not in {place["CidrIp"] for rule in open_to for place in rule["IpRanges"]}
+    config = load(AWS_FILE)
+    config["available_node_types"]["cpu"]["min_worker"] = 1
+    with pytest.raises(Exception, match="min_worker"):
+        validate_config(prepare_config(config))
+
+
+@both_files
+def test_what_an_install_needs_is_sent(file: Path) -> None:
+    mounts: dict[str, str] = load(file)["file_mounts"]
     assert mounts.pop(TOKEN) == TOKEN
     for remote, local in mounts.items():
         assert remote == f"{REMOTE}/{local}", "the install expects the repository's own layout"
@@ -54,20 +81,24 @@ def test_what_an_install_needs_is_sent() -> None:
     assert set(mounts.values()) == needed | {"pyproject.toml", "constraints.txt", project["project"]["readme"]}
 
 
-def test_every_ray_process_starts_in_the_clusters_environment() -> None:
-    config = load()
+@both_files
+def test_every_ray_process_starts_in_the_clusters_environment(file: Path) -> None:
+    config = load(file)
     commands = config["head_start_ray_commands"] + config["worker_start_ray_commands"]
     starts = [command for command in commands if "ray start" in command]
     assert len(starts) == 2
     assert all(c.startswith(f". {REMOTE}/env.sh && ") for c in starts)
+    assert all("--object-store-memory=" in c for c in starts)
+    assert "--dashboard-host=127.0.0.1" in starts[0] and "0.0.0.0" not in " ".join(starts)
 
 
-def test_environment_asks_for_the_token_and_sends_nothing_home(tmp_path: Path) -> None:
+@both_files
+def test_environment_asks_for_the_token_and_sends_nothing_home(file: Path, tmp_path: Path) -> None:
     activate = tmp_path / "bitreel-cluster" / ".venv" / "bin" / "activate"
     activate.parent.mkdir(parents=True)
     activate.write_text("export ACTIVATED=1\n")
     bare = {"HOME": str(tmp_path), "PATH": os.environ["PATH"]}
-    subprocess.run(["bash", "-c", environment_command()], env=bare, check=True)
+    subprocess.run(["bash", "-c", environment_command(file)], env=bare, check=True)
     seen = subprocess.run(
         ["bash", "-c", f". {REMOTE}/env.sh && env"], env=bare, check=True, capture_output=True, text=True
     ).stdout.splitlines()

@@ -1,0 +1,157 @@
+"""What may never happen: foreign code run, foreign paths followed, secrets told, doors opened."""
+
+from __future__ import annotations
+
+import ast
+import json
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+import infra.ray_jobs
+from codec.api import CONFIG_FILE, WEIGHTS_FILE, create_codec, load_codec, save_codec
+from codec.errors import BitreelError
+from infra.ray_jobs import RayJobs
+from infra.registry import ModelVersion, cache_folder, fetch_version, get_version, register_version
+from infra.tracking import connect, start_run
+
+ROOT = Path(__file__).parents[2]
+PACKAGES = ("codec", "pipeline", "trainers", "infra", "benchmarks")
+# Modules whose loading runs what a file says, and calls that do, or that follow the paths of an archive.
+UNSAFE_MODULES = {"pickle", "cPickle", "cloudpickle", "dill", "joblib", "shelve", "marshal", "jsonpickle"}
+UNSAFE_CALLS = {
+    "eval", "exec", "compile", "os.system", "os.popen", "torch.load", "torch.hub.load", "yaml.load", "yaml.unsafe_load",
+    "yaml.full_load", "pandas.read_pickle", "shutil.unpack_archive", "mlflow.pytorch.load_model",
+    "mlflow.pyfunc.load_model",
+}  # fmt: skip
+UNSAFE_METHODS = {"extractall", "extract"}
+
+
+def calls() -> Iterator[tuple[str, ast.Call, str]]:
+    """Every call in the product: where it is, the call, and the dotted name that is called ("" where it has none)."""
+    files = [path for package in PACKAGES for path in (ROOT / package).rglob("*.py")]
+    assert len(files) > 100
+    for path in files:
+        tree = ast.parse(path.read_text())
+        for node in ast.walk(tree):
+            if isinstance(node, ast.Call):
+                yield f"{path.relative_to(ROOT)}:{node.lineno}", node, _name(node.func)
+
+
+def _name(node: ast.expr) -> str:
+    if isinstance(node, ast.Attribute):
+        inner = _name(node.value)
+        return f"{inner}.{node.attr}" if inner else node.attr
+    return node.id if isinstance(node, ast.Name) else ""
+
+
+def test_nothing_loads_code_from_data() -> None:
+    wrong = []
+    for where, call, name in calls():
+        if name in UNSAFE_CALLS or name.rpartition(".")[2] in UNSAFE_METHODS:
+            wrong.append(f"{where}: {name}")
+        if name in ("np.load", "numpy.load"):
+            allowed = {keyword.arg: keyword.value for keyword in call.keywords}.get("allow_pickle")
+            if not (isinstance(allowed, ast.Constant) and allowed.value is False):
+                wrong.append(f"{where}: {name} without allow_pickle=False")
+        if any(
+            k.arg == "shell" and not (isinstance(k.value, ast.Constant) and not k.value.value) for k in call.keywords
+        ):
+            wrong.append(f"{where}: a shell")
+    for package in PACKAGES:
+        for path in (ROOT / package).rglob("*.py"):
+            for node in ast.walk(ast.parse(path.read_text())):
+                names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+                names += [node.module or ""] if isinstance(node, ast.ImportFrom) else []
+                wrong += [f"{path.name}: imports {n}" for n in names if n.split(".")[0] in UNSAFE_MODULES]
+    assert wrong == []
+
+
+def test_no_command_opens_more_than_loopback() -> None:
+    """Cluster files may, within a pod's or a container's own network, and say so; code never does."""
+    for package in PACKAGES:
+        for path in (ROOT / package).rglob("*.py"):
+            assert "0.0.0.0" not in path.read_text(), path
+    for path in [ROOT / "Makefile", ROOT / "ray_cluster.yaml", *(ROOT / "docs").glob("*.md")]:
+        assert "--host 0.0.0.0" not in path.read_text() and "dashboard-host=0.0.0.0" not in path.read_text(), path
+
+
+@pytest.fixture
+def version(mlflow_home: Path, monkeypatch: pytest.MonkeyPatch) -> ModelVersion:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(mlflow_home / "cache"))
+    save_codec(create_codec("innvc", {"width": 16, "trunk_blocks": 1}), mlflow_home / "model")
+    number = register_version("cams", mlflow_home / "model", start_run("made").run_id)
+    return get_version("cams", str(number))
+
+
+def test_a_registry_can_not_name_folders(version: ModelVersion) -> None:
+    """The hash is a tag, which whoever may write to the registry can change; it becomes part of a folder's name."""
+    precious = cache_folder().parent / "precious"
+    precious.mkdir(parents=True)
+    (precious / CONFIG_FILE).write_text("{}")
+    (cache_folder() / "cams-").mkdir(parents=True)
+    for told in ("/../../precious", "../precious", "ABC", "a" * 63, ""):
+        connect().set_model_version_tag("cams", "1", "model_hash", told)
+        with pytest.raises(BitreelError, match="no proper model_hash"):
+            fetch_version(get_version("cams", "1"))
+    with pytest.raises(BitreelError, match="no proper model_hash"):
+        fetch_version(replace(version, name="../cams"))
+    assert (precious / CONFIG_FILE).is_file(), "nothing was taken away"
+    assert [path.name for path in cache_folder().iterdir()] == ["cams-"]
+
+
+def test_files_of_another_model_are_refused(version: ModelVersion, mlflow_home: Path) -> None:
+    other = create_codec("innvc", {"width": 24, "trunk_blocks": 1})
+    save_codec(other, mlflow_home / "other")
+    (stored,) = mlflow_home.rglob(f"versions/*/{WEIGHTS_FILE}")
+    for name in (WEIGHTS_FILE, CONFIG_FILE):  # sound by itself: only the registry knows that it is another
+        (stored.parent / name).write_bytes((mlflow_home / "other" / name).read_bytes())
+    with pytest.raises(BitreelError, match="are not the registered model"):
+        fetch_version(version)
+    assert not any(path.is_dir() for path in cache_folder().iterdir()), "none of it is kept"
+
+
+def test_a_config_names_no_code(mlflow_home: Path) -> None:
+    save_codec(create_codec("innvc", {"width": 16, "trunk_blocks": 1}), mlflow_home / "model")
+    config = json.loads((mlflow_home / "model" / CONFIG_FILE).read_text())
+    (mlflow_home / "model" / CONFIG_FILE).write_text(json.dumps(config | {"family": "os:system"}))
+    with pytest.raises(BitreelError, match="os:system"):
+        load_codec(mlflow_home / "model")
+
+
+class _Client:
+    """Takes what would be sent to Ray's jobs."""
+
+    def __init__(self, address: str) -> None:
+        self.sent: dict[str, object] = {}
+
+    def get_job_info(self, job_id: str) -> object:
+        raise RuntimeError(f"Job {job_id} does not exist")
+
+    def submit_job(self, **given: object) -> None:
+        self.sent = given
+
+
+@pytest.mark.parametrize(
+    ("uri", "sent"),
+    [
+        ("https://me:secret@mlflow.example:5000/x", "https://mlflow.example:5000/x"),
+        ("https://secret@mlflow.example", "https://mlflow.example"),
+        ("postgresql://me:secret@db/mlflow", "postgresql://db/mlflow"),
+        ("postgresql://me@db/mlflow", "postgresql://me@db/mlflow"),
+        ("sqlite:////shared/runs/mlflow.db", "sqlite:////shared/runs/mlflow.db"),
+    ],
+)
+def test_jobs_are_told_no_login(uri: str, sent: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ray shows a job's environment to whoever looks at its dashboard."""
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
+    monkeypatch.setenv("MLFLOW_TRACKING_PASSWORD", "secret")
+    monkeypatch.setenv("RAY_AUTH_TOKEN", "secret")
+    client = _Client("")
+    monkeypatch.setattr(infra.ray_jobs.RayJobs, "_connect", lambda self: client)
+    with pytest.raises(BitreelError, match="submit again"):  # this client forgets at once
+        RayJobs("http://127.0.0.1:8265").submit(["bitreel", "models"])
+    assert client.sent["runtime_env"] == {"env_vars": {"MLFLOW_TRACKING_URI": sent}}
+    assert "secret" not in str(client.sent)
