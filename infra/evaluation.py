@@ -10,19 +10,18 @@ import shutil
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
-from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
 from codec.api import QP_COUNT, load_codec
-from codec.errors import UsageError, VideoError
+from codec.errors import UsageError
 from infra.anchors import ANCHORS, check_anchors
 from infra.evaluation_results import CHAMPION, OURS, Evaluation, Point, SequenceResult
 from infra.evaluation_scores import bd_table, scores_of
 from infra.evaluation_source import EvaluationSource, prepare_source
 from infra.evaluation_streams import StreamSet
 from infra.evaluation_tasks import EvaluationTasks, Progress, fetch, picture_frame
-from infra.evaluation_videos import EvaluationVideo
+from infra.evaluation_videos import EvaluationVideo, as_catalogued
 from infra.pictures import write_picture
 from infra.published_anchors import load_published
 from infra.vmaf import vmaf_version
@@ -148,7 +147,7 @@ def _sources(
     sources = []
     for video, one in zip(given, pending, strict=True):
         source = fetch(ray, one, str(video.path))
-        sources.append(replace(_as_catalogued(source, video), name=video.name or source.name))
+        sources.append(replace(as_catalogued(source, video), name=video.name or source.name))
         report(0, len(videos), f"read {video.path.name}")
     taken: Counter[str] = Counter()
     for i, source in enumerate(sources):
@@ -156,23 +155,6 @@ def _sources(
         if taken[source.name] > 1:
             sources[i] = replace(source, name=f"{source.name}-{taken[source.name]}")
     return sources
-
-
-def _as_catalogued(source: EvaluationSource, video: EvaluationVideo) -> EvaluationSource:
-    """The source, with a note where it is not quite what its catalogue says. Raises VideoError for another size."""
-    expected = video.expected
-    if expected is None:
-        return source
-    size = source.original_width, source.original_height
-    if size != (expected.width, expected.height):
-        raise VideoError(
-            f"{video.path}: {size[0]}x{size[1]}, and {expected.name} is {expected.width}x{expected.height} in its "
-            "catalogue; this is another version of it"
-        )
-    if Fraction(source.fps) != expected.fps:
-        told = f"{float(Fraction(source.fps)):g} frames a second, {float(expected.fps):g} in its catalogue"
-        return replace(source, notes=[*source.notes, told])
-    return source
 
 
 def _check_sizes(sources: list[EvaluationSource], anchors: Sequence[str]) -> None:

@@ -5,11 +5,12 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from pathlib import Path
 
-from codec.errors import BitreelError, UsageError
+from codec.errors import BitreelError, UsageError, VideoError
+from infra.evaluation_source import EvaluationSource
 from infra.sequence_catalogue import CatalogueSequence, SequenceCatalogue, load_catalogue
 from pipeline.raw_names import RawForm, raw_form
 from pipeline.sources import VIDEO_SUFFIXES
@@ -109,6 +110,23 @@ def find_videos(
             f"{', '.join(missing)}; to be had at {catalogue.where}{mend}"
         )
     return found, missing
+
+
+def as_catalogued(source: EvaluationSource, video: EvaluationVideo) -> EvaluationSource:
+    """The source, with a note where it is not quite what its catalogue says. Raises VideoError for another size."""
+    expected = video.expected
+    if expected is None:
+        return source
+    size = source.original_width, source.original_height
+    if size != (expected.width, expected.height):
+        raise VideoError(
+            f"{video.path}: {size[0]}x{size[1]}, and {expected.name} is {expected.width}x{expected.height} in its "
+            "catalogue; this is another version of it"
+        )
+    if Fraction(source.fps) != expected.fps:
+        told = f"{float(Fraction(source.fps)):g} frames a second, {float(expected.fps):g} in its catalogue"
+        return replace(source, notes=[*source.notes, told])
+    return source
 
 
 def _file_of(sequence: CatalogueSequence, files: Sequence[Path]) -> Path | None:

@@ -20,9 +20,9 @@ def register(app: typer.Typer) -> None:
     """Add the command."""
     app.command(
         "evaluate",
-        help="Measure a model on videos with real bitstreams, beside other codecs: RD table, BD-rates, report.html.",
+        help="Measure a model on videos with real bitstreams beside other codecs: RD table, BD-rates, report.html.",
         epilog="Examples: bitreel evaluate --model street-cams@3 --videos held-out/ --qps 0,21,42,63 --anchors x265-ldp; "
-        "bitreel evaluate --model innvc-small --test-set uvg --test-set-folder ~/uvg --anchors x265-ldp-psnr,vvenc-ld",
+        "bitreel evaluate --model innvc-small --test-set uvg --test-set-folder ~/uvg --anchors x265-ldp,vvenc-ld",
     )(evaluate_command)
 
 
@@ -84,8 +84,8 @@ def evaluate_command(
             bar.update(task, completed=done, total=total, description=what or "evaluate")
 
         evaluation = evaluate_model(
-            folder, [*found, *in_sets], qps=parse_qps(qps), anchors=[a for a in anchors.replace(" ", "").split(",") if a],
-            frames=frames, intra_period=intra_period, out=out, address=address, on_progress=on_progress,
+            folder, [*found, *in_sets], qps=parse_qps(qps), frames=frames,
+            anchors=[name for name in anchors.replace(" ", "").split(",") if name], intra_period=intra_period, out=out, address=address, on_progress=on_progress,
             champion=_champion_folder(champion), anchor_tables=anchor_table or [], vmaf=vmaf, notes=notes,
             test_sets=test_set or [],
         )  # fmt: skip
@@ -105,7 +105,7 @@ def parse_qps(text: str) -> list[int]:
 
 
 def local_videos(sources: list[str]) -> list[Path]:
-    """Videos, raw .yuv too, from files, folders, globs and lists. Raises UsageError where there are none, or for URLs."""
+    """Videos, raw .yuv too, from files, folders, globs and lists. Raises UsageError for URLs, and where none are."""
     from pipeline.sources import find_sources, is_remote
 
     found = find_sources(sources, frozenset({".yuv"}))
