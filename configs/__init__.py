@@ -1,1 +1,1 @@
-"""Named recipes and gates, one file each."""
+"""Named recipes and gates, one file each; in test-sets/ the catalogues of test sequences."""

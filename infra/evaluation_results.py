@@ -17,13 +17,14 @@ from infra.evaluation_source import EvaluationSource
 
 RESULTS_FILE = "results.json"
 TABLE_FILE = "results.parquet"
-FORMAT = 1
+FORMAT = 2
 OURS, CHAMPION = "bitreel", "champion"  # how results call the model, and the one it is compared with
 
 
 @dataclass(frozen=True)
 class FramePoint:
-    """One frame of a point: type ("I", "P", "B"), bytes in the file, quality (dB; MS-SSIM 0..1 or None)."""
+    """One frame of a point: type ("I", "P", "B"), bytes in the file, quality in dB; MS-SSIM 0..1 and VMAF 0..100, or
+    None."""
 
     index: int
     type: str
@@ -33,21 +34,24 @@ class FramePoint:
     psnr_v: float
     psnr_yuv: float
     ms_ssim: float | None
+    vmaf: float | None = None
 
     @staticmethod
-    def of(index: int, frame_type: str, size: int, quality: FrameQuality) -> FramePoint:
+    def of(index: int, frame_type: str, size: int, quality: FrameQuality, vmaf: float | None = None) -> FramePoint:
         return FramePoint(
-            index, frame_type, size, quality.psnr_y, quality.psnr_u, quality.psnr_v, quality.psnr_yuv, quality.ms_ssim
-        )
+            index, frame_type, size, quality.psnr_y, quality.psnr_u, quality.psnr_v, quality.psnr_yuv, quality.ms_ssim,
+            vmaf,
+        )  # fmt: skip
 
 
 @dataclass(frozen=True)
 class Point:
     """One file of one codec at one QP: its true rate, the quality of what was decoded from it, and speeds.
 
-    bpp: bits of the whole file per luma pixel. psnr_* and ms_ssim: means over frames. inter_*: the same without
+    bpp: bits of the whole file per luma pixel. psnr_*, ms_ssim and vmaf: means over frames. inter_*: the same without
     intra frames (None where there are none). details: what only this codec has to say (hashes, command, overheads).
-    picture: path of one decoded frame, relative to the evaluation folder.
+    picture: path of one decoded frame, relative to the evaluation folder. A published point has no frames, no
+    picture and no speeds.
     """
 
     codec: str
@@ -61,11 +65,12 @@ class Point:
     ms_ssim: float | None
     inter_bpp: float | None
     inter_psnr_yuv: float | None
-    encode_fps: float
-    decode_fps: float
+    encode_fps: float | None
+    decode_fps: float | None
     frames: list[FramePoint]
     details: dict[str, Any] = field(default_factory=dict)
     picture: str | None = None
+    vmaf: float | None = None
 
     @staticmethod
     def of(
@@ -75,6 +80,7 @@ class Point:
         """Means over `frames`; `size` is the bytes of the whole file."""
         inter = [f for f in frames if f.type != "I"]
         similar = [f.ms_ssim for f in frames if f.ms_ssim is not None]
+        perceived = [f.vmaf for f in frames if f.vmaf is not None]
         return Point(
             codec=codec,
             qp=qp,
@@ -93,6 +99,7 @@ class Point:
             decode_fps=len(frames) / max(decode_seconds, 1e-9),
             frames=frames,
             details=details,
+            vmaf=statistics.fmean(perceived) if perceived else None,
         )
 
     @staticmethod

@@ -19,6 +19,7 @@ _METRICS: dict[str, tuple[Callable[[Point], float | None], Callable[[float], flo
     "psnr_yuv": (lambda p: p.psnr_yuv, lambda v: v, PSNR_RANGES),
     "psnr_y": (lambda p: p.psnr_y, lambda v: v, PSNR_RANGES),
     "ms_ssim": (lambda p: p.ms_ssim, ms_ssim_db, (ALL,)),
+    "vmaf": (lambda p: p.vmaf, lambda v: v, (ALL,)),
 }
 
 
@@ -26,12 +27,12 @@ def bd_table(sequences: list[SequenceResult]) -> list[BdRow]:
     """BD-rates of our points against every anchor, and against the champion where it was coded too.
 
     Per metric and range both aggregations, then each sequence. MS-SSIM rows speak of the sequences large enough for
-    it; there are none where no sequence is.
+    it; there are none where no sequence is. A metric that an anchor has no figures of has no rows against it.
     """
     rows = []
     for anchor in sequences[0].anchors:
         for metric, (raw, to_db, ranges) in _METRICS.items():
-            able = [s for s in sequences if all(raw(p) is not None for p in s.points)]
+            able = [s for s in sequences if all(raw(p) is not None for p in (*s.points, *s.anchors[anchor]))]
             if not able:
                 continue
             for limits in ranges:
@@ -54,9 +55,9 @@ def scores_of(sequences: list[SequenceResult], table: list[BdRow]) -> dict[str, 
     """Flat figures for gates. A figure that could not be had is absent, so that a gate on it fails.
 
     bd_rate.ANCHOR, bd_rate.ANCHOR.30-40, bd_rate.ANCHOR.40-48: percent, PSNR-YUV, mean of sequences;
-    bd_rate_mean_curve.… the other aggregation; bd_rate_ms_ssim.… . Against the champion they are called
-    bd_rate_vs_champion and so on. psnr_range_db: PSNR-YUV span of the sequence
-    with the smallest. monotonic: 1 where rate and PSNR-YUV rise at every QP of every sequence. decode_hash_failures:
+    bd_rate_mean_curve.… the other aggregation; bd_rate_ms_ssim.…, bd_rate_vmaf.… where those were measured. Against
+    the champion they are called bd_rate_vs_champion and so on. psnr_range_db: PSNR-YUV span of the sequence with the
+    smallest. monotonic: 1 where rate and PSNR-YUV rise at every QP of every sequence. decode_hash_failures:
     streams whose fresh decode is not the encoder's reconstruction, pixel for pixel. estimate_error_percent: the worst
     frame over 1 kB. container_bytes_per_frame, header_bytes: the worst stream. bits_total: of all our files.
     bd_rate_worst.ANCHOR, bd_rate_worst_vs_champion: PSNR-YUV, the sequence that fares worst. encode_fps, decode_fps:
@@ -71,6 +72,7 @@ def scores_of(sequences: list[SequenceResult], table: list[BdRow]) -> dict[str, 
             ("psnr_yuv", MEAN_OF_SEQUENCES): "bd_rate",
             ("psnr_yuv", MEAN_CURVE): "bd_rate_mean_curve",
             ("ms_ssim", MEAN_OF_SEQUENCES): "bd_rate_ms_ssim",
+            ("vmaf", MEAN_OF_SEQUENCES): "bd_rate_vmaf",
         }.get((row.metric, row.aggregation))
         if prefix and row.result.percent is not None:
             suffix = "" if row.range == ALL.name else f".{row.range}"
@@ -86,8 +88,8 @@ def scores_of(sequences: list[SequenceResult], table: list[BdRow]) -> dict[str, 
     scores["container_bytes_per_frame"] = float(max(p.details["container_bytes_per_frame"] for p in points))
     scores["header_bytes"] = float(max(p.details["header_bytes"] for p in points))
     scores["bits_total"] = float(sum(8 * p.bytes for p in points))
-    scores["encode_fps"] = statistics.harmonic_mean([p.encode_fps for p in points])
-    scores["decode_fps"] = statistics.harmonic_mean([p.decode_fps for p in points])
+    scores["encode_fps"] = statistics.harmonic_mean([p.encode_fps or 0.0 for p in points])
+    scores["decode_fps"] = statistics.harmonic_mean([p.decode_fps or 0.0 for p in points])
     scores["decoder_peak_mb"] = max(float(p.details["decoder_peak_mb"]) for p in points)
     decays = [d for s in sequences for d in _decays_beyond_anchor(s)]
     if decays:
@@ -135,7 +137,10 @@ def _worst_sequences(table: list[BdRow]) -> dict[str, float]:
 
 
 def mean_points(curves: list[list[Point]], raw: Callable[[Point], float | None]) -> list[tuple[int, float, float]]:
-    """(QP, mean bpp, mean raw quality) over sequences, for each QP that all of them have, in the first one's order."""
+    """(QP, mean bpp, mean raw quality) over sequences, for each QP that all of them have, in the first one's order.
+
+    Every point must have the quality.
+    """
     by_qp = [{p.qp: p for p in curve} for curve in curves]
     shared = [p.qp for p in curves[0] if all(p.qp in points for points in by_qp)]
     return [

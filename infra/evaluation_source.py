@@ -11,7 +11,7 @@ import json
 import os
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from fractions import Fraction
 from pathlib import Path
 
@@ -19,6 +19,8 @@ import numpy as np
 
 from codec.errors import VideoError
 from codec.frames import Frame, Plane, VideoFormat, frames_digest
+from pipeline.raw_names import RawForm
+from pipeline.raw_names import raw_form as named_form
 
 
 @dataclass(frozen=True)
@@ -26,6 +28,7 @@ class EvaluationSource:
     """Frames on disk (I420, 8 bit): size, count, digest, and how they came from `video`.
 
     downscale: 1, or the factor by which planes were area-averaged; original_width and original_height are the video's.
+    notes: what reading it changed or took for granted, such as a conversion from 10 bit.
     """
 
     name: str
@@ -41,6 +44,7 @@ class EvaluationSource:
     downscale: int
     original_width: int
     original_height: int
+    notes: list[str] = field(default_factory=list)
 
     @property
     def format(self) -> VideoFormat:
@@ -67,7 +71,9 @@ class EvaluationSource:
             raise VideoError(f"'{self.path}' is gone; run the evaluation again") from error
 
 
-def prepare_source(video: Path, cache: Path, frames: int, max_pixels: int | None = None) -> EvaluationSource:
+def prepare_source(
+    video: Path, cache: Path, frames: int, max_pixels: int | None = None, raw_form: RawForm | None = None
+) -> EvaluationSource:
     """Read the first `frames` frames of `video` into `cache`, or find them there from an earlier run.
 
     With `max_pixels`, planes are area-averaged by the smallest whole factor that brings luma to that many pixels or
@@ -75,7 +81,7 @@ def prepare_source(video: Path, cache: Path, frames: int, max_pixels: int | None
     """
     if not video.is_file():
         raise VideoError(f"no video at '{video}'")
-    key = _cache_key(video, frames, max_pixels)
+    key = _cache_key(video, frames, max_pixels, raw_form)
     stem = re.sub(r"[^A-Za-z0-9_.-]+", "_", video.stem)
     raw, sidecar = cache / f"{stem}-{key}.yuv", cache / f"{stem}-{key}.json"
     if raw.is_file() and sidecar.is_file():
@@ -85,7 +91,7 @@ def prepare_source(video: Path, cache: Path, frames: int, max_pixels: int | None
     cache.mkdir(parents=True, exist_ok=True)
     temporary = cache / f".{stem}-{key}.{os.getpid()}.part"
     try:
-        source = _write_raw(video, temporary, frames, max_pixels, stem)
+        source = _write_raw(video, temporary, frames, max_pixels, stem, raw_form)
         temporary.replace(raw)
     finally:
         temporary.unlink(missing_ok=True)
@@ -122,11 +128,14 @@ def _average(plane: Plane, factor: int, height: int, width: int) -> Plane:
     return ((total + area // 2) // area).astype(np.uint8)
 
 
-def _write_raw(video: Path, target: Path, frames: int, max_pixels: int | None, name: str) -> EvaluationSource:
+def _write_raw(
+    video: Path, target: Path, frames: int, max_pixels: int | None, name: str, raw_form: RawForm | None
+) -> EvaluationSource:
     from pipeline.decoders import open_video
 
     count, width, height = 0, 0, 0
-    with open_video(video) as opened, target.open("wb") as handle:
+    size, fps = (raw_form.size, raw_form.fps) if raw_form else (None, None)
+    with open_video(video, size, fps=fps) as opened, target.open("wb") as handle:
         fmt = opened.format
         factor = downscale_factor(fmt.width, fmt.height, max_pixels)
 
@@ -143,15 +152,18 @@ def _write_raw(video: Path, target: Path, frames: int, max_pixels: int | None, n
         digest = frames_digest(kept())
         handle.flush()
         os.fsync(handle.fileno())
+        notes = [note for note in opened.notes if not note.startswith("matrix")]  # which changes no figure
     return EvaluationSource(
         name=name, video=str(video), path=str(target), width=width, height=height, fps=str(fmt.fps),
         matrix=fmt.matrix, full_range=fmt.full_range, frame_count=count, digest=digest, downscale=factor,
-        original_width=fmt.width, original_height=fmt.height,
+        original_width=fmt.width, original_height=fmt.height, notes=notes,
     )  # fmt: skip
 
 
-def _cache_key(video: Path, frames: int, max_pixels: int | None) -> str:
-    digest = hashlib.sha256(f"{frames} {max_pixels} ".encode())
+def _cache_key(video: Path, frames: int, max_pixels: int | None, raw_form: RawForm | None) -> str:
+    # Of a raw file the name or the caller says what it is; a frame rate said otherwise is another source.
+    told = raw_form or (named_form(video) if video.suffix.lower() == ".yuv" else None)
+    digest = hashlib.sha256(f"{frames} {max_pixels} {told} ".encode())
     with video.open("rb") as handle:
         while block := handle.read(1 << 20):
             digest.update(block)

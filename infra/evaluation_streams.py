@@ -25,6 +25,7 @@ from codec.metrics import FrameQuality
 from infra.evaluation_results import FramePoint, Point
 from infra.evaluation_source import EvaluationSource
 from infra.evaluation_worker import DecodeJob
+from infra.vmaf import vmaf_version
 
 _STREAM, _PICTURE, _POINT = "stream.brl", "picture.webp", "point.json"  # in a point's folder of the cache
 ESTIMATE_FLOOR_BYTES = 1000  # below this a whole byte is too large a share to compare estimates by
@@ -32,7 +33,8 @@ ESTIMATE_FLOOR_BYTES = 1000  # below this a whole byte is too large a share to c
 
 @dataclass(frozen=True)
 class StreamSet:
-    """What one task codes. label names the codec in results; `threads` is PyTorch's, in encoder and decoder alike."""
+    """What one task codes. label names the codec in results; `threads` is PyTorch's, in encoder and decoder alike;
+    vmaf: whether that is measured too."""
 
     label: str
     model: str
@@ -43,6 +45,7 @@ class StreamSet:
     field: bool
     picture_frame: int
     threads: int
+    vmaf: bool = False
 
 
 @dataclass(frozen=True)
@@ -81,7 +84,8 @@ def _measure(job: StreamSet, qps: list[int], into: Path, folders: dict[int, Path
         folder = Path(scratch)
         encoded = {qp: encode_to_file(codec, job, qp, folder / f"qp{qp:02d}.brl") for qp in qps}
         streams = [(qp, str(folder / f"qp{qp:02d}.brl"), str(folder / f"qp{qp:02d}.webp")) for qp in qps]
-        decoded = decode_elsewhere(DecodeJob(job.model, job.source, streams, job.picture_frame, job.threads), folder)
+        order = DecodeJob(job.model, job.source, streams, job.picture_frame, job.threads, job.vmaf)
+        decoded = decode_elsewhere(order, folder)
         for answer in decoded:
             qp = answer["qp"]
             point = measured_point(job, answer, *encoded[qp], folder)
@@ -156,9 +160,10 @@ def measured_point(
     Raises BitreelError where the file has other bytes than the encoder reports.
     """
     size = (folder / f"qp{answer['qp']:02d}.brl").stat().st_size
+    perceived = answer["vmaf"] or [None] * len(answer["frames"])
     frames = [
-        FramePoint.of(r.index, r.frame_type, r.bytes, FrameQuality(**quality))
-        for r, quality in zip(report.frames, answer["frames"], strict=True)
+        FramePoint.of(r.index, r.frame_type, r.bytes, FrameQuality(**quality), vmaf)
+        for r, quality, vmaf in zip(report.frames, answer["frames"], perceived, strict=True)
     ]
     large = [r for r in report.frames if r.payload_bytes > ESTIMATE_FLOOR_BYTES]
     errors = [abs(r.estimated_bits - 8 * r.payload_bytes) / (8 * r.payload_bytes) * 100 for r in large]
@@ -175,6 +180,8 @@ def measured_point(
         "reported_bytes": report.bytes,
         "decoder_peak_mb": answer["peak_mb"],
     }
+    if answer["vmaf"]:
+        details["vmaf"] = vmaf_version()
     if report.bytes != size:
         raise BitreelError(
             f"{job.source.name} QP {answer['qp']}: encoder reports {report.bytes} bytes, file has {size}"
@@ -198,9 +205,11 @@ def codec_digest() -> str:
 
 def _key(job: StreamSet, qp: int) -> str:
     """Changes with anything that can change a result: model, codec code, frames, QP, settings."""
-    told = {
+    told: dict[str, Any] = {
         "codec": codec_digest(), "model": job.model_hash, "label": job.label, "qp": qp,
         "frames": [job.source.digest, job.source.width, job.source.height, job.source.fps],
         "settings": [job.intra_period, job.field, job.picture_frame, job.threads],
     }  # fmt: skip
+    if job.vmaf:
+        told["vmaf"] = vmaf_version()
     return hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()[:32]

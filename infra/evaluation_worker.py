@@ -12,25 +12,27 @@ import json
 import resource
 import sys
 import time
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from codec.atomic_files import write_atomically
 from codec.errors import BitreelError, StreamError
-from codec.frames import Frame
 from infra.evaluation_source import EvaluationSource
 
 
 @dataclass(frozen=True)
 class DecodeJob:
-    """streams: (QP, file, picture to write). Pictures show frame `picture_frame`. threads: PyTorch's."""
+    """streams: (QP, file, picture to write). Pictures show frame `picture_frame`. threads: PyTorch's. vmaf: measured
+    too."""
 
     model: str
     source: EvaluationSource
     streams: list[tuple[int, str, str]]
     picture_frame: int
     threads: int
+    vmaf: bool = False
 
     def to_json(self) -> str:
         return json.dumps(dataclasses.asdict(self))
@@ -43,27 +45,30 @@ class DecodeJob:
 
 
 def run_job(job: DecodeJob) -> list[dict[str, Any]]:
-    """Decode all streams: per stream its QP, digest, decoding seconds and each frame's quality."""
+    """Decode all streams: per stream its QP, digest, decoding seconds and each frame's quality;
+    vmaf is empty where it was not asked for."""
     import torch
 
     from codec.api import load_codec
 
     torch.set_num_threads(job.threads)
     codec = load_codec(job.model)
-    source_frames = list(job.source.frames())
-    return [_decode_stream(codec, job, source_frames, *stream) for stream in job.streams]
+    return [_decode_stream(codec, job, *stream) for stream in job.streams]
 
 
-def _decode_stream(
-    codec: Any, job: DecodeJob, source_frames: list[Frame], qp: int, path: str, picture: str
-) -> dict[str, Any]:
+def _decode_stream(codec: Any, job: DecodeJob, qp: int, path: str, picture: str) -> dict[str, Any]:
     from codec.metrics import frame_quality
     from infra.pictures import write_picture
+    from infra.vmaf import VmafMeter
 
     digest = hashlib.sha256()
     qualities: list[dict[str, float | None]] = []
+    scores: list[float] = []
     seconds = 0.0
-    with Path(path).open("rb") as stream:
+    originals = job.source.frames()
+    with ExitStack() as stack:
+        stream = stack.enter_context(Path(path).open("rb"))
+        meter = stack.enter_context(VmafMeter(job.source, Path(path).parent)) if job.vmaf else None
         decoded = codec.decode(stream)
         while True:
             started = time.perf_counter()
@@ -71,20 +76,25 @@ def _decode_stream(
             seconds += time.perf_counter() - started
             if frame is None:
                 break
-            if len(qualities) == len(source_frames):
+            original = next(originals, None)
+            if original is None:
                 raise StreamError(f"'{path}' decodes to more frames than were encoded")
             for plane in frame.planes:
                 digest.update(plane.tobytes())
-            quality = frame_quality(source_frames[len(qualities)], frame)
             if len(qualities) == job.picture_frame:
                 write_picture(Path(picture), frame, job.source.format)
-            qualities.append(dataclasses.asdict(quality))
-    if len(qualities) != len(source_frames):
-        raise StreamError(f"'{path}' decodes to {len(qualities)} frames of {len(source_frames)}")
-    # Of the process so far: in a set of several streams, of the largest.
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+            qualities.append(dataclasses.asdict(frame_quality(original, frame)))
+            if meter is not None:
+                meter.add(frame)
+        if len(qualities) != job.source.frame_count:
+            raise StreamError(f"'{path}' decodes to {len(qualities)} frames of {job.source.frame_count}")
+        # Of the process so far: in a set of several streams, of the largest.
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+        if meter is not None:
+            scores = meter.scores()
     return {
-        "qp": qp, "digest": digest.hexdigest(), "decode_seconds": seconds, "frames": qualities, "peak_mb": peak
+        "qp": qp, "digest": digest.hexdigest(), "decode_seconds": seconds, "frames": qualities, "vmaf": scores,
+        "peak_mb": peak,
     }  # fmt: skip
 
 

@@ -16,7 +16,20 @@ from infra.pictures import data_url
 from infra.report_figures import METRICS, frame_plot, mean_rd_plot, rd_plot
 
 REPORT_FILE = "report.html"
-_METRIC_NAMES = {"psnr_yuv": "PSNR-YUV", "psnr_y": "PSNR-Y", "ms_ssim": "MS-SSIM"}
+_METRIC_NAMES = {"psnr_yuv": "PSNR-YUV", "psnr_y": "PSNR-Y", "ms_ssim": "MS-SSIM", "vmaf": "VMAF"}
+_LABELS = {
+    "decoder_kmac_per_pixel_intra": "decoder, kMAC a pixel, intra frames",
+    "decoder_kmac_per_pixel_inter": "decoder, kMAC a pixel, other frames",
+    "psnr_range_db": "PSNR-YUV span, dB",
+    "monotonic": "rate and PSNR rise with QP everywhere (1: yes)",
+    "decode_hash_failures": "streams that decode to other pixels",
+    "estimate_error_percent": "estimated rate off by, worst frame over 1 kB, %",
+    "container_bytes_per_frame": "container bytes a frame, worst stream",
+    "header_bytes": "header bytes, worst stream",
+    "bits_total": "bits of all streams",
+    "chain_decay_db": "PSNR lost along the chain beyond the anchor's, dB",
+}
+_IN_OTHER_TABLES = ("bd_rate", "encode_fps", "decode_fps", "decoder_peak_mb")
 _STRIPS = 3  # picture rows a sequence: worst, middle, best quality
 
 
@@ -30,8 +43,9 @@ def write_report(evaluation: Evaluation, out: Path) -> Path:
     template = environment.from_string(resources.files("infra.templates").joinpath("report.html").read_text())
     page = template.render(
         model=evaluation.model,
+        figures=_figures(evaluation),
+        has_vmaf="vmaf" in evaluation.settings,
         settings=evaluation.settings,
-        scores=evaluation.scores,
         headline=_headline(evaluation),
         mean_plots=[plot for metric in METRICS if (plot := mean_rd_plot(evaluation, metric))],
         bd_rows=_bd_rows(evaluation),
@@ -109,7 +123,7 @@ def _refusals(rows: list[BdRow]) -> list[str]:
 def _sequence(evaluation: Evaluation, sequence: SequenceResult) -> dict[str, Any]:
     source = sequence.source
     middle = sequence.points[len(sequence.points) // 2]
-    beside = [nearest_in_rate(middle, points) for points in sequence.anchors.values()]
+    beside = [nearest_in_rate(middle, points) for points in sequence.anchors.values() if points[0].frames]
     return {
         "name": source.name,
         "source": source,
@@ -145,7 +159,8 @@ def _strip(evaluation: Evaluation, sequence: SequenceResult, point: Point) -> li
 
 def _strip_rivals(sequence: SequenceResult) -> list[list[Point]]:
     """The conventional codec, where there is one; there is room for one picture beside ours."""
-    rivals = [points for name, points in sequence.anchors.items() if name != CHAMPION] or [*sequence.anchors.values()]
+    seen = {name: points for name, points in sequence.anchors.items() if points[0].frames}
+    rivals = [points for name, points in seen.items() if name != CHAMPION] or [*seen.values()]
     return rivals[:1]
 
 
@@ -162,20 +177,27 @@ def _spread(points: list[Point]) -> list[Point]:
     return [points[0], points[len(points) // 2], points[-1]]
 
 
+def _figures(evaluation: Evaluation) -> list[tuple[str, float]]:
+    """Complexity and what else is known of the model, with names for people."""
+    scores = {k: v for k, v in evaluation.scores.items() if not k.startswith(_IN_OTHER_TABLES)}
+    listed = {**evaluation.model["complexity"], **scores}
+    return [(_LABELS.get(name, name.replace("_", " ")), value) for name, value in listed.items()]
+
+
 def _anchors(evaluation: Evaluation) -> list[dict[str, str]]:
-    """What each anchor is, in its encoder's own words."""
+    """What each anchor is, in its encoder's own words; of a published one, where its figures come from."""
+    tables = {table["name"]: table for table in evaluation.settings.get("anchor_tables", [])}
     described = []
     for name in evaluation.settings["anchors"]:
-        points = evaluation.sequences[0].anchors[name]
-        command = points[0].details["command"]
-        params = ":".join(f"{k}={v}" for k, v in command["x265-params"].items() if k != "qp")
-        tune = f" tune {command['tune']}" if command["tune"] else ""
-        described.append({
-            "name": name,
-            "encoder": points[0].details["encoder"],
-            "command": f"preset {command['preset']}{tune}, qp=N:{params}",
-            "options": points[0].details["options"],
-        })  # fmt: skip
+        if name in tables:
+            table = tables[name]
+            origin = f"published results, read from {Path(table['path']).name} (SHA-256 {table['sha256'][:16]}…)"
+            limits = "It has no frames: nothing of it by frame, no pictures, no speeds."
+            described.append({"name": name, "encoder": origin, "command": "", "options": "", "limits": limits})
+            continue
+        point = evaluation.sequences[0].anchors[name][0]
+        words = {key: str(point.details[key]) for key in ("encoder", "command", "options")}
+        described.append({"name": name, **words, "limits": ""})
     return described
 
 
@@ -187,11 +209,19 @@ def _speeds(evaluation: Evaluation) -> list[dict[str, Any]]:
     return [
         {
             "codec": codec,
-            "encode": statistics.harmonic_mean([p.encode_fps for p in points]),
-            "decode": statistics.harmonic_mean([p.decode_fps for p in points]),
+            "encode": _mean_speed([p.encode_fps for p in points]),
+            "decode": _mean_speed([p.decode_fps for p in points]),
+            "peak_mb": max(
+                (p.details["decoder_peak_mb"] for p in points if "decoder_peak_mb" in p.details), default=None
+            ),
         }
         for codec, points in curves.items()
     ]
+
+
+def _mean_speed(speeds: list[float | None]) -> float | None:
+    known = [speed for speed in speeds if speed is not None]
+    return statistics.harmonic_mean(known) if known else None
 
 
 def _figure(value: float | None, digits: int = 2) -> str:

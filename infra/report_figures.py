@@ -17,6 +17,7 @@ METRICS: dict[str, tuple[str, Callable[[Point], float | None], Callable[[float],
     "psnr_yuv": ("PSNR-YUV 6:1:1, dB", lambda p: p.psnr_yuv, lambda v: v),
     "psnr_y": ("PSNR-Y, dB", lambda p: p.psnr_y, lambda v: v),
     "ms_ssim": ("MS-SSIM (Y), −10·log10(1 − x) dB", lambda p: p.ms_ssim, ms_ssim_db),
+    "vmaf": ("VMAF", lambda p: p.vmaf, lambda v: v),
 }
 
 Lines = dict[str, tuple[list[float], list[float]]]
@@ -30,29 +31,31 @@ def mean_rd_plot(evaluation: Evaluation, metric: str) -> str | None:
         return None
     curves = {OURS: [s.points for s in able]}
     curves |= {anchor: [s.anchors[anchor] for s in able] for anchor in able[0].anchors}
-    lines = {}
+    lines: Lines = {}
     for codec, points in curves.items():
-        means = mean_points(points, raw)
-        lines[codec] = ([rate for _, rate, _ in means], [to_db(quality) for _, _, quality in means])
+        if all(raw(p) is not None for curve in points for p in curve):
+            means = mean_points(points, raw)
+            lines[codec] = ([rate for _, rate, _ in means], [to_db(quality) for _, _, quality in means])
     return _rd_plot(lines, metric)
 
 
 def rd_plot(sequence: SequenceResult, metric: str) -> str | None:
-    """One sequence's curves; None where it is too small for the metric."""
+    """One sequence's curves; None where it is too small for the metric, or that was not measured."""
     _, raw, to_db = METRICS[metric]
+    if any(raw(p) is None for p in sequence.points):
+        return None
     lines: Lines = {}
     for codec, points in {OURS: sequence.points, **sequence.anchors}.items():
         pairs = [(p.bpp, to_db(v)) for p in points if (v := raw(p)) is not None]
-        if len(pairs) != len(points):
-            return None
-        lines[codec] = ([r for r, _ in pairs], [q for _, q in pairs])
+        if len(pairs) == len(points):
+            lines[codec] = ([r for r, _ in pairs], [q for _, q in pairs])
     return _rd_plot(lines, metric)
 
 
 def frame_plot(points: list[Point], pixels: int) -> str:
-    """Quality and bits of each frame, one line a codec."""
+    """Quality and bits of each frame, one line a codec; points without frames (published ones) have none."""
     figure, (quality, bits) = _axes(2, (9.6, 2.9))
-    for index, point in enumerate(points):
+    for index, point in enumerate(p for p in points if p.frames):
         at = [f.index for f in point.frames]
         style = _style(point.codec, index)
         quality.plot(at, [f.psnr_yuv for f in point.frames], label=f"{point.codec} QP {point.qp}", **style)

@@ -21,6 +21,7 @@ from codec.colour import rgb_to_frame
 from codec.errors import UsageError, VideoError
 from codec.frames import Frame, VideoFormat
 from pipeline.containers import check_container
+from pipeline.raw_names import RawForm, raw_form
 from pipeline.y4m import assumed_matrix
 
 _FULL = 2  # AVCOL_RANGE_JPEG
@@ -37,17 +38,22 @@ _TOLERATED_SHARE, _TOLERATED_FRAMES = 0.1, 3
 
 
 def open_video(
-    path: str | Path, size: tuple[int, int] | None = None, pix_fmt: str | None = None, threads: int = 1
+    path: str | Path,
+    size: tuple[int, int] | None = None,
+    pix_fmt: str | None = None,
+    threads: int = 1,
+    fps: Fraction | None = None,
 ) -> VideoSource:
     """Open a video file for reading as 4:2:0 frames.
 
-    path: anything FFmpeg opens, .y4m, or raw .yuv; the latter needs `size` (width, height), and `pix_fmt` where it is
-    not yuv420p. threads: decoding threads.
+    path: anything FFmpeg opens, .y4m, or raw .yuv; the latter needs `size` (width, height) where its name does not say
+    it (pipeline/raw_names.py), and `pix_fmt` where it is not yuv420p. fps: of a raw file, where its name does not say
+    it or says it wrongly; 25 where nothing does. threads: decoding threads.
 
     Raises VideoError where the file is missing, empty, truncated, garbage, without frames or without a video stream;
     UsageError where a raw file comes without its size. The first frame is decoded before this returns.
     """
-    return VideoSource(Path(path), size, pix_fmt, threads)
+    return VideoSource(Path(path), size, pix_fmt, threads, fps)
 
 
 class VideoSource:
@@ -61,11 +67,13 @@ class VideoSource:
     While iterating, raises VideoError where the stream is damaged or ends well before what the container promises.
     """
 
-    def __init__(self, path: Path, size: tuple[int, int] | None, pix_fmt: str | None, threads: int) -> None:
+    def __init__(
+        self, path: Path, size: tuple[int, int] | None, pix_fmt: str | None, threads: int, fps: Fraction | None
+    ) -> None:
         self.path = path
         self.notes: list[str] = []
         self._threads = threads
-        self._raw_options = _raw_options(path, size, pix_fmt)
+        self._raw_options = _raw_options(path, size, pix_fmt, fps)
         _check_file(path)
         self._open()
         try:
@@ -259,13 +267,24 @@ def _check_file(path: Path) -> None:
         raise VideoError(f"{path}: no permission to read it") from error
 
 
-def _raw_options(path: Path, size: tuple[int, int] | None, pix_fmt: str | None) -> dict[str, str]:
+def _raw_options(path: Path, size: tuple[int, int] | None, pix_fmt: str | None, fps: Fraction | None) -> dict[str, str]:
     """Options for FFmpeg's raw reader; empty for every other file."""
     if path.suffix.lower() != ".yuv":
         return {}
-    if size is None:
+    named = raw_form(path) if pix_fmt is None else None
+    form = RawForm(size, named.fps if named else None) if size else named
+    if form is None:
         raise UsageError(f"{path}: a raw .yuv file does not say its size; give --size WxH (and --pix-fmt)")
-    return {"video_size": f"{size[0]}x{size[1]}", "pixel_format": pix_fmt or "yuv420p", "framerate": "25"}
+    if pix_fmt is None and path.is_file() and path.stat().st_size % form.frame_bytes:
+        raise VideoError(
+            f"{path}: truncated, or another size: not a whole number of 8-bit 4:2:0 frames of "
+            f"{form.size[0]}x{form.size[1]}"
+        )
+    return {
+        "video_size": f"{form.size[0]}x{form.size[1]}",
+        "pixel_format": pix_fmt or "yuv420p",
+        "framerate": str(fps or form.fps or 25),
+    }
 
 
 def _is_cover_art(stream: Any) -> bool:

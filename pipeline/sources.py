@@ -24,43 +24,44 @@ def is_remote(location: str) -> bool:
     return "://" in location
 
 
-def find_sources(given: Iterable[str | Path]) -> list[str]:
+def find_sources(given: Iterable[str | Path], also: frozenset[str] = frozenset()) -> list[str]:
     """Locations of all videos, each once, in the order given (folders and globs sorted).
 
     Files named directly are taken whatever their ending; in folders (searched through) and behind globs only video
-    endings count. Raises UsageError for what does not exist, and where no video is found.
+    endings count, and those of `also` in local ones. Raises UsageError for what does not exist, and where no video is
+    found.
     """
     found: dict[str, None] = {}
     names = [str(item) for item in given]
     for item in names:
-        for location in _expand(item):
+        for location in _expand(item, VIDEO_SUFFIXES | also):
             found[location] = None
     if not found:
         raise UsageError(f"no videos in {', '.join(names) or 'an empty list'}; known endings: {_endings()}")
     return list(found)
 
 
-def _expand(item: str) -> list[str]:
+def _expand(item: str, suffixes: set[str]) -> list[str]:
     if is_remote(item):
         return _expand_remote(item)
     path = Path(item)
     if path.is_dir():
-        return _in_folder(path)
+        return _in_folder(path, suffixes)
     if path.is_file():
         return _from_list(path) if path.suffix.lower() in _LISTS else [str(path.resolve())]
     if glob.has_magic(item):
         matches = [Path(match) for match in sorted(glob.glob(item, recursive=True))]  # noqa: PTH207
-        return [str(m.resolve()) for m in matches if m.is_file() and m.suffix.lower() in VIDEO_SUFFIXES]
+        return [str(m.resolve()) for m in matches if m.is_file() and m.suffix.lower() in suffixes]
     raise UsageError(f"'{item}': no such file or folder")
 
 
-def _in_folder(folder: Path) -> list[str]:
+def _in_folder(folder: Path, suffixes: set[str]) -> list[str]:
     found = []
     for root, folders, files in os.walk(folder):
         folders[:] = sorted(name for name in folders if not name.startswith("."))
         for name in sorted(files):
             path = Path(root) / name
-            if path.suffix.lower() in VIDEO_SUFFIXES and not name.startswith("."):
+            if path.suffix.lower() in suffixes and not name.startswith("."):
                 found.append(str(path.resolve()))
     return found
 

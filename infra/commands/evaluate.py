@@ -1,4 +1,4 @@
-"""`bitreel evaluate`: real files, decoded by another process, beside x265; logged beside the model version."""
+"""`bitreel evaluate`: real files, decoded by another process, beside anchors; logged beside the model version."""
 
 from __future__ import annotations
 
@@ -20,22 +20,40 @@ def register(app: typer.Typer) -> None:
     """Add the command."""
     app.command(
         "evaluate",
-        help="Measure a model on videos with real bitstreams, beside x265: RD table, BD-rates, report.html.",
-        epilog="Example: bitreel evaluate --model street-cams@3 --videos held-out/ --qps 0,21,42,63 --anchors x265-ldp",
+        help="Measure a model on videos with real bitstreams beside other codecs: RD table, BD-rates, report.html.",
+        epilog="Examples: bitreel evaluate --model street-cams@3 --videos held-out/ --qps 0,21,42,63 --anchors x265-ldp; "
+        "bitreel evaluate --model innvc-small --test-set uvg --test-set-folder ~/uvg --anchors x265-ldp,vvenc-ld",
     )(evaluate_command)
 
 
 def evaluate_command(
     model: Annotated[str, typer.Option(help="A built-in model, name@7, name@champion, or a checkpoint folder.")],
     videos: Annotated[
-        list[str],
+        list[str] | None,
         typer.Option("--videos", help="Videos, folders or globs; several after one --videos, or the option repeated."),
-    ],
+    ] = None,
     more_videos: Annotated[list[str] | None, typer.Argument(metavar="[SRC]...", help="More videos.")] = None,
     qps: Annotated[str, typer.Option(help="QPs to code at, 0 (worst) to 63.")] = "0,9,18,27,36,45,54,63",
+    test_set: Annotated[
+        list[str] | None,
+        typer.Option(help="uvg, mcl-jcv, hevc-b … hevc-e, smoke (rendered), or a catalogue's .toml; may be repeated."),
+    ] = None,
+    test_set_folder: Annotated[
+        list[Path] | None, typer.Option(help="Where the test sets' files lie; one for all, or one each in their order.")
+    ] = None,
+    allow_missing: Annotated[
+        bool, typer.Option("--allow-missing", help="Evaluate what is there of a test set, and say what is not.")
+    ] = False,
+    size: Annotated[str | None, typer.Option(help="WxH of raw .yuv files whose names do not say it.")] = None,
+    fps: Annotated[str | None, typer.Option(help="Frame rate of raw .yuv files, as 50 or 30000/1001.")] = None,
     anchors: Annotated[
-        str, typer.Option(help="x265-ldp-psnr, x265-ldp, x265-ra, x265-medium; '' for none.")
+        str,
+        typer.Option(help="x265-ldp-psnr, x265-ldp, x265-ra, x265-medium, svt-av1-ld, vvenc-ld; '' for none."),
     ] = "x265-ldp-psnr,x265-ldp",
+    anchor_table: Annotated[
+        list[Path] | None, typer.Option(help="Published results (JSON) to compare with as well; may be repeated.")
+    ] = None,
+    vmaf: Annotated[bool, typer.Option("--vmaf", help="Measure VMAF too, by an FFmpeg that has libvmaf.")] = False,
     frames: Annotated[int, typer.Option(min=1, help="At most this many frames from each video's start.")] = 96,
     intra_period: Annotated[int, typer.Option(help="-1: one intra frame; N: one every N frames.")] = -1,
     out: Annotated[Path | None, typer.Option(help="Folder for results; default below runs/evaluations/.")] = None,
@@ -43,13 +61,18 @@ def evaluate_command(
     json_path: JsonOption = None,
 ) -> None:
     """Resolve, measure, write, log, print."""
-    from infra.evaluation import evaluate_model
+    from infra.evaluation import DEFAULT_CACHE, evaluate_model
     from infra.evaluation_log import log_evaluation
+    from infra.evaluation_videos import find_test_sets, with_raw_form
     from infra.report import REPORT_FILE, write_report
     from infra.tracking import connect
 
     folder, version, champion = _models(model)
-    found = local_videos([*videos, *(more_videos or [])])
+    given = [*(videos or []), *(more_videos or [])]
+    if not given and not test_set:
+        raise UsageError("nothing to evaluate on: give --videos, or --test-set")
+    in_sets, notes = find_test_sets(test_set or [], test_set_folder or [], DEFAULT_CACHE, allow_missing=allow_missing)
+    found = with_raw_form(local_videos(given) if given else [], size, fps)
     connect()  # an MLflow that does not answer is better known now than after the work
     stamp = datetime.now().strftime("%Y%m%d-%H%M%S")
     label = f"{version.name}-{version.version}" if version else folder.resolve().name
@@ -61,9 +84,10 @@ def evaluate_command(
             bar.update(task, completed=done, total=total, description=what or "evaluate")
 
         evaluation = evaluate_model(
-            folder, found, qps=parse_qps(qps), anchors=[a.strip() for a in anchors.split(",") if a.strip()],
-            frames=frames, intra_period=intra_period, out=out, address=address, on_progress=on_progress,
-            champion=_champion_folder(champion),
+            folder, [*found, *in_sets], qps=parse_qps(qps), frames=frames,
+            anchors=[name for name in anchors.replace(" ", "").split(",") if name], intra_period=intra_period, out=out, address=address, on_progress=on_progress,
+            champion=_champion_folder(champion), anchor_tables=anchor_table or [], vmaf=vmaf, notes=notes,
+            test_sets=test_set or [],
         )  # fmt: skip
     report = write_report(evaluation, evaluation.folder / REPORT_FILE)
     run = log_evaluation(evaluation, report, version, champion)
@@ -81,10 +105,10 @@ def parse_qps(text: str) -> list[int]:
 
 
 def local_videos(sources: list[str]) -> list[Path]:
-    """Videos from files, folders, globs and lists. Raises UsageError where there are none, or for URLs."""
+    """Videos, raw .yuv too, from files, folders, globs and lists. Raises UsageError for URLs, and where none are."""
     from pipeline.sources import find_sources, is_remote
 
-    found = find_sources(sources)
+    found = find_sources(sources, frozenset({".yuv"}))
     remote = [location for location in found if is_remote(location)]
     if remote:
         raise UsageError(f"--videos '{remote[0]}': evaluation reads local files only; copy it here first")

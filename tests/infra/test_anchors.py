@@ -9,13 +9,13 @@ from pathlib import Path
 import pytest
 
 from codec.errors import BitreelError, UsageError
-from infra import anchors
-from infra.anchors import ANCHORS, anchor_point, check_anchors, encoder_version, next_qps
+from infra.anchors import ANCHORS, anchor_point, check_anchors, next_qps
+from infra.x265_anchor import X265_ANCHORS, X265_LADDER, encoder_version
 from infra.x265_stream import split_info
 from tests.infra.moving_clips import moving_source
 
 
-@pytest.mark.parametrize("name", sorted(ANCHORS))
+@pytest.mark.parametrize("name", [anchor.name for anchor in X265_ANCHORS])
 def test_settings_took_effect(name: str, tmp_path: Path) -> None:
     source = moving_source(tmp_path, 96, 64, 9)
     point, picture = anchor_point(source, name, 30, tmp_path / "cache")
@@ -68,9 +68,8 @@ def test_low_delay_does_not_depend_on_threads(tmp_path: Path, monkeypatch: pytes
     """With tune zerolatency x265 keeps one frame in flight whatever it is asked."""
     source = moving_source(tmp_path, 192, 144, 4)
     one, _ = anchor_point(source, "x265-ldp", 30, tmp_path / "one")
-    monkeypatch.setattr(
-        anchors, "_threads", lambda: {"wpp": "0", "pools": "4", "frame-threads": "3", "log-level": "error"}
-    )
+    threads = (("wpp", "0"), ("pools", "4"), ("frame-threads", "3"), ("log-level", "error"))
+    monkeypatch.setitem(ANCHORS, "x265-ldp", dataclasses.replace(X265_ANCHORS[1], threads=threads))
     many, _ = anchor_point(source, "x265-ldp", 30, tmp_path / "many")
     streams = [next((tmp_path / d).glob("*.hevc")).read_bytes() for d in ("one", "many")]
     assert streams[0] == streams[1]
@@ -78,7 +77,7 @@ def test_low_delay_does_not_depend_on_threads(tmp_path: Path, monkeypatch: pytes
 
 
 def test_a_setting_that_did_not_take_effect_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    wrong = dataclasses.replace(ANCHORS["x265-medium"], params=(("psy-rd", "1"),), expected=(("psy-rd", "0.00"),))
+    wrong = dataclasses.replace(X265_ANCHORS[-1], params=(("psy-rd", "1"),), expected=(("psy-rd", "0.00"),))
     monkeypatch.setitem(ANCHORS, "x265-medium", wrong)
     with pytest.raises(BitreelError, match=r"psy-rd=1.00 \(asked 0.00\)"):
         anchor_point(moving_source(tmp_path, 64, 64, 1), "x265-medium", 30, tmp_path)
@@ -111,10 +110,10 @@ def test_only_the_description_is_taken_out() -> None:
 
 def test_next_qps_cover_the_range_and_then_fill_it() -> None:
     measured = {22: 44.0, 27: 41.0, 32: 38.0, 37: 35.0}
-    assert next_qps(measured, 30.0, 46.0) == [17, 42]
-    assert next_qps(measured, 35.0, 44.0) == []
-    assert next_qps(measured, 36.0, 43.0) == [29]  # only two points inside so far
-    assert next_qps({4: 55.0, 51: 25.0}, 20.0, 99.0) == [27]  # can't go further out
+    assert next_qps(measured, 30.0, 46.0, X265_LADDER) == [17, 42]
+    assert next_qps(measured, 35.0, 44.0, X265_LADDER) == []
+    assert next_qps(measured, 36.0, 43.0, X265_LADDER) == [29]  # only two points inside so far
+    assert next_qps({4: 55.0, 51: 25.0}, 20.0, 99.0, X265_LADDER) == [27]  # can't go further out
 
 
 def test_unknown_anchor_is_named() -> None:
