@@ -14,9 +14,10 @@ from pathlib import Path
 from blake3 import blake3
 
 from codec.atomic_files import PART
-from codec.errors import UsageError, VideoError
+from codec.errors import BitreelError, UsageError, VideoError
 from codec.folder_lock import only_writer
-from pipeline.ingest_worker import IngestSettings, IngestWorker, Outcome, fragment_name
+from pipeline.ingest_actor import IngestActor
+from pipeline.ingest_calls import Curation, IngestSettings, Outcome, fragment_name
 from pipeline.manifest import (
     CLIP_SCHEMA,
     MANIFEST,
@@ -34,7 +35,11 @@ from pipeline.sources import find_sources, is_remote, stamp_of
 from pipeline.splits import missing_held_out
 from pipeline.worker_pool import Finished, WorkerPool
 
-MAX_ATTEMPTS = 3  # workers that one source may cost
+MAX_ATTEMPTS = 3  # processes that one source may cost
+# Actors that may be lost with the same source in hand, to nodes that go and to whoever kills them. A video kills its
+# process, not the actor that guards it, so a source is not given up for bad luck.
+MAX_LOSSES = 20
+_FAILED_STARTS = 10  # in a row: no worker comes up, so none will
 
 
 @dataclass(frozen=True)
@@ -49,7 +54,8 @@ class IngestProgress:
 
 @dataclass
 class IngestReport:
-    """What one run did. clips and frames (read from videos) count this run alone; quarantined: source -> reason."""
+    """What one run did. clips and frames (read from videos) count this run alone; crashes: processes that
+    videos cost; worker_deaths: actors lost at work, with their nodes or alone; quarantined: source -> reason."""
 
     sources: int = 0
     ingested: int = 0
@@ -58,6 +64,7 @@ class IngestReport:
     clips: int = 0
     frames: int = 0
     seconds: float = 0.0
+    crashes: int = 0
     worker_deaths: int = 0
     quarantined: dict[str, str] = field(default_factory=dict)
 
@@ -76,6 +83,9 @@ def ingest_videos(
     val_fraction: float = 0.1,
     test_fraction: float = 0.1,
     held_out: int = 1,
+    curation: Curation = Curation(),
+    worker_memory: int = 2048,
+    stall: float = 120.0,
     on_progress: Callable[[IngestProgress], None] | None = None,
 ) -> IngestReport:
     """Cut videos into clips and add them to the store (made where it is not there).
@@ -91,7 +101,19 @@ def ingest_videos(
     other settings; BitreelError where the disk is full, another ingest is writing, or no video at all could be read.
     """
     store = Path(store).resolve()
-    settings = IngestSettings(str(store), clip_frames, crop, pixels, downscale, decoder, val_fraction, test_fraction)
+    settings = IngestSettings(
+        store=str(store),
+        clip_frames=clip_frames,
+        crop=crop,
+        pixels=pixels,
+        downscale=downscale,
+        decoder=decoder,
+        val_fraction=val_fraction,
+        test_fraction=test_fraction,
+        curation=curation,
+        worker_memory=worker_memory,
+        stall=stall,
+    )
     _check_arguments(settings, workers)
     found = find_sources(sources)
     begin = time.monotonic()
@@ -129,6 +151,8 @@ class _Run:
         self.report = IngestReport(sources=len(locations))
         self._store, self._settings, self._on_progress = store, settings, on_progress
         self._attempts: dict[str, int] = {}
+        self._losses: dict[str, int] = {}
+        self._at_work = 0
         self._done = 0
         clips = read_manifest(store, ["source", "source_stamp", "source_checksum"]).to_pylist()
         self._taken = {row["source_checksum"] for row in clips}
@@ -155,29 +179,39 @@ class _Run:
         if not self.pending:
             return
         with ray_session(address) as cpus:
-            pool = WorkerPool(IngestWorker, (self._settings,), min(workers or cpus, len(self.pending)))
+            pool = WorkerPool(IngestActor, (self._settings,), min(workers or cpus, len(self.pending)))
             try:
-                while self.pending or pool.busy():
+                while self.pending or self._at_work:
                     while pool.idle and self.pending:
                         location = self.pending.popleft()
+                        self._at_work += 1
                         pool.start(pool.idle.pop(), "identify", (location, ""), location)
-                    self._settle(pool, pool.wait())
+                    call = pool.wait()
+                    if call is not None:
+                        self._settle(pool, call)
+                    elif pool.failed_starts >= _FAILED_STARTS:
+                        raise BitreelError("no ingest worker comes up; see Ray's logs, and `bitreel doctor`")
             finally:
                 pool.close()
 
     def _settle(self, pool: WorkerPool, call: Finished) -> None:
         """Deal with a call that ended: its tag is (location, "") for `identify`, (location, checksum) for `ingest`."""
         location, checksum = call.tag
+        self._at_work -= 1
         if call.died:
             self._worker_died(location, checksum)
             return
         outcome: Outcome = call.result or Outcome(checksum=checksum, error=f"{location}: {call.failure}", retry=True)
         if outcome.store_error:
             raise StoreWriteError(outcome.store_error)
-        if not checksum and not outcome.error and self._claim(location, outcome.checksum):
+        identified = not checksum and not outcome.error and not outcome.crash
+        if identified and self._claim(location, outcome.checksum):
+            self._at_work += 1
             pool.start(call.worker, "ingest", (location, outcome.checksum), location, outcome.checksum, outcome.stamp)
             return
-        if outcome.error:
+        if outcome.crash:
+            self._crashed(location, checksum, outcome)
+        elif outcome.error:
             self._quarantine(location, outcome)
         elif checksum:
             self.report.ingested += 1
@@ -202,15 +236,30 @@ class _Run:
         self._taken.add(checksum)
         return True
 
-    def _worker_died(self, location: str, checksum: str) -> None:
-        self.report.worker_deaths += 1
+    def _crashed(self, location: str, checksum: str, outcome: Outcome) -> None:
+        """A video cost its process: try again later, but not for ever."""
+        self.report.crashes += 1
         self._attempts[location] = self._attempts.get(location, 0) + 1
         if self._attempts[location] < MAX_ATTEMPTS:
-            self._taken.discard(checksum)
-            self.pending.append(location)
+            self._again(location, checksum)
             return
-        reason = f"{location}: {MAX_ATTEMPTS} workers died on it (out of memory?)"
+        reason = f"{location}: {outcome.crash}; tried {MAX_ATTEMPTS} times"
+        # Killed from outside, it may do better on another day; what crashes or hangs will do so again.
+        retry = outcome.killed or not checksum
+        self._quarantine(location, Outcome(checksum=checksum, stamp=stamp_of(location), error=reason, retry=retry))
+
+    def _worker_died(self, location: str, checksum: str) -> None:
+        self.report.worker_deaths += 1
+        self._losses[location] = self._losses.get(location, 0) + 1
+        if self._losses[location] < MAX_LOSSES:
+            self._again(location, checksum)
+            return
+        reason = f"{location}: {MAX_LOSSES} workers were lost while they had it"
         self._quarantine(location, Outcome(checksum=checksum, stamp=stamp_of(location), error=reason, retry=True))
+
+    def _again(self, location: str, checksum: str) -> None:
+        self._taken.discard(checksum)
+        self.pending.append(location)
 
     def _quarantine(self, location: str, outcome: Outcome) -> None:
         self.report.quarantined[location] = outcome.error

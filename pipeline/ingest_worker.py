@@ -1,13 +1,14 @@
 """One ingest worker: takes one source video at a time, writes its shards, and commits it with its manifest fragment.
 
-Runs inside a Ray actor, and as a plain object. Imports neither torch nor Ray, so that a worker starts quickly.
+Runs in the process that a Ray actor keeps, and as a plain object. Imports neither torch nor Ray, so that it starts
+quickly.
 """
 
 from __future__ import annotations
 
 import shutil
 import tempfile
-from dataclasses import dataclass
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from codec.errors import UsageError, VideoError
 from pipeline.clips import Clip, ClipCutter, Geometry
 from pipeline.decoders import VideoSource, open_video
 from pipeline.decord_source import DecordSource, open_rgb
+from pipeline.ingest_calls import IngestSettings, Outcome, fragment_name
 from pipeline.manifest import CLIP_SCHEMA, MANIFEST, SHARDS, write_fragment
 from pipeline.shards import ShardWriter, StoreWriteError, blaming_store
 from pipeline.sources import is_remote, stamp_of
@@ -26,44 +28,11 @@ from pipeline.splits import split_of
 _READ_BYTES = 1 << 20
 
 
-@dataclass(frozen=True)
-class IngestSettings:
-    """What one ingest does to every source. crop is (width, height) or None; decoder "decord", "pyav" or None."""
-
-    store: str
-    clip_frames: int
-    crop: tuple[int, int] | None
-    pixels: str
-    downscale: int
-    decoder: str | None
-    val_fraction: float
-    test_fraction: float
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """What became of one call. error: why the video was refused, and whether to `retry` it in a later run;
-    store_error: why the store can't be written."""
-
-    checksum: str = ""
-    stamp: str = ""
-    clips: int = 0
-    frames: int = 0
-    error: str = ""
-    retry: bool = False
-    store_error: str = ""
-
-
-def fragment_name(checksum: str) -> str:
-    """The name of a source's manifest fragment and the start of its shards' and clips' names."""
-    return checksum[:20]
-
-
 class IngestWorker:
     """`identify` a source, then `ingest` or `forget` it. Never raises for a bad video or a full disk: see Outcome."""
 
-    def __init__(self, settings: IngestSettings) -> None:
-        self._settings = settings
+    def __init__(self, settings: IngestSettings, beat: Callable[[], None] = lambda: None) -> None:
+        self._settings, self._beat = settings, beat
         self._store = Path(settings.store)
         self._fetched: Path | None = None  # folder that holds the local copy of a remote source
 
@@ -76,6 +45,7 @@ class IngestWorker:
             with path.open("rb") as handle:
                 while block := handle.read(_READ_BYTES):
                     digest.update(block)
+                    self._beat()
             return Outcome(checksum=digest.hexdigest(), stamp=stamp)
         except Exception as error:  # remote file systems raise whatever they like
             self.forget()
@@ -101,6 +71,9 @@ class IngestWorker:
         except (VideoError, UsageError) as error:
             text = str(error) if not is_remote(location) else f"{location}: {str(error).split(': ', 1)[-1]}"
             return Outcome(checksum=checksum, stamp=stamp, error=text)
+        except MemoryError:
+            reason = f"{location}: needs more than the {self._settings.worker_memory} MiB of a worker (--worker-memory)"
+            return Outcome(checksum=checksum, stamp=stamp, error=reason, retry=True)
         except Exception as error:  # one odd file must not stop the others
             reason = f"{location}: {type(error).__name__}: {_first_line(error)}"
             return Outcome(checksum=checksum, stamp=stamp, error=reason)
@@ -181,6 +154,7 @@ class IngestWorker:
             cutter = ClipCutter(geometry, settings.clip_frames, rgb, keep)
             for picture in source.rgb() if isinstance(source, DecordSource) or rgb else source.views():
                 cutter.push(picture)
+                self._beat()
             cutter.finish()
             with blaming_store(self._store):
                 rows = writer.commit()
