@@ -7,23 +7,20 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from blake3 import blake3
 
-from codec.atomic_files import PART
 from codec.errors import BitreelError, UsageError, VideoError
 from codec.folder_lock import only_writer
 from pipeline.ingest_actor import IngestActor
-from pipeline.ingest_calls import Curation, IngestSettings, Outcome, fragment_name
+from pipeline.ingest_calls import Curation, IngestSettings, Outcome
 from pipeline.manifest import (
-    CLIP_SCHEMA,
-    MANIFEST,
     QUARANTINE,
     QUARANTINE_SCHEMA,
-    SHARDS,
     create_or_check_store,
     read_manifest,
     read_quarantine,
@@ -32,7 +29,8 @@ from pipeline.manifest import (
 from pipeline.ray_session import ray_session
 from pipeline.shards import StoreWriteError, blaming_store
 from pipeline.sources import find_sources, is_remote, stamp_of
-from pipeline.splits import missing_held_out
+from pipeline.store_folder import LocalFolder, StoreFolder, open_store_folder
+from pipeline.store_settling import remove_leftovers, settle_store
 from pipeline.worker_pool import Finished, WorkerPool
 
 MAX_ATTEMPTS = 3  # processes that one source may cost
@@ -100,9 +98,9 @@ def ingest_videos(
     same content under two names is taken once. Raises UsageError for wrong arguments, no videos, or a store made with
     other settings; BitreelError where the disk is full, another ingest is writing, or no video at all could be read.
     """
-    store = Path(store).resolve()
+    folder = open_store_folder(store if "://" in str(store) else Path(store).resolve())
     settings = IngestSettings(
-        store=str(store),
+        store=folder.url,
         clip_frames=clip_frames,
         crop=crop,
         pixels=pixels,
@@ -117,18 +115,18 @@ def ingest_videos(
     _check_arguments(settings, workers)
     found = find_sources(sources)
     begin = time.monotonic()
-    with blaming_store(store):
+    with blaming_store(folder):
         made_with = {"pixels": pixels, "clip_frames": clip_frames, "crop": list(crop) if crop else None}
-        create_or_check_store(store, made_with | {"downscale": downscale})
-    # Two runs at once would take each other's unfinished files for leftovers.
-    with only_writer(store, f"another ingest is writing to store '{store}'; wait for it or stop it"):
-        run = _Run(store, settings, found, on_progress)
+        create_or_check_store(folder, made_with | {"downscale": downscale, "curation": curation.names})
+    with _only_ingest(folder):
+        run = _Run(folder, settings, found, on_progress)
         try:
-            _remove_leftovers(store)
+            remove_leftovers(folder)
             run.work(workers, address)
         finally:
-            _remove_leftovers(store)
-        _hold_out(store, held_out)
+            remove_leftovers(folder)
+        if run.report.ingested or curation.drop_near_duplicates:
+            settle_store(folder, held_out, curation.drop_near_duplicates)
     run.report.seconds = time.monotonic() - begin
     if len(run.report.quarantined) == run.report.sources:
         reasons = list(run.report.quarantined.values())
@@ -143,7 +141,7 @@ class _Run:
 
     def __init__(
         self,
-        store: Path,
+        store: StoreFolder,
         settings: IngestSettings,
         locations: list[str],
         on_progress: Callable[[IngestProgress], None] | None,
@@ -154,10 +152,11 @@ class _Run:
         self._losses: dict[str, int] = {}
         self._at_work = 0
         self._done = 0
-        clips = read_manifest(store, ["source", "source_stamp", "source_checksum"]).to_pylist()
-        self._taken = {row["source_checksum"] for row in clips}
+        clips = read_manifest(store, ["source_checksum", "source", "source_stamp"], dropped=True)
+        sources = clips.group_by(clips.column_names).aggregate([])
+        self._taken = set(sources["source_checksum"].to_pylist())
         self._bad = {row["source_checksum"]: row for row in read_quarantine(store).to_pylist() if not row["retry"]}
-        known = {(row["source"], row["source_stamp"]): "" for row in clips}
+        known = dict.fromkeys(zip(sources["source"].to_pylist(), sources["source_stamp"].to_pylist(), strict=True), "")
         known |= {(row["source"], row["source_stamp"]): row["reason"] for row in self._bad.values()}
         todo = []
         for location in locations:
@@ -273,12 +272,12 @@ class _Run:
         if outcome.checksum and not outcome.retry:
             self._bad[outcome.checksum] = row
         with blaming_store(self._store):
-            write_fragment(self._store / QUARANTINE, _quarantine_name(location), [row], QUARANTINE_SCHEMA)
+            write_fragment(self._store, _quarantine_name(location), [row], QUARANTINE_SCHEMA)
         self._tell(location, "quarantined")
 
     def _drop_quarantine(self, location: str) -> None:
         """What was broken and is now read leaves the table."""
-        (self._store / QUARANTINE / f"{_quarantine_name(location)}.parquet").unlink(missing_ok=True)
+        self._store.remove(f"{_quarantine_name(location)}.parquet")
 
     def _tell(self, location: str, status: str) -> None:
         self._done += 1
@@ -288,7 +287,7 @@ class _Run:
 
 def _quarantine_name(location: str) -> str:
     """One entry a location: a file that is replaced by a whole one, or broken in another way, replaces its entry."""
-    return blake3(location.encode()).hexdigest()[:20]
+    return f"{QUARANTINE}/{blake3(location.encode()).hexdigest()[:20]}"
 
 
 def _bytes(location: str) -> int:
@@ -296,28 +295,14 @@ def _bytes(location: str) -> int:
     return path.stat().st_size if not is_remote(location) and path.is_file() else 0
 
 
-def _remove_leftovers(store: Path) -> None:
-    """Remove unfinished files, and shards whose source was never committed."""
-    committed = {path.stem for path in (store / MANIFEST).glob("*.parquet")}
-    for folder in (store, store / SHARDS, store / MANIFEST, store / QUARANTINE):
-        for path in folder.iterdir():
-            unfinished = path.name.startswith(".") and PART in path.name
-            if unfinished or (path.suffix == ".tar" and path.name.rsplit("-", 1)[0] not in committed):
-                path.unlink(missing_ok=True)
-
-
-def _hold_out(store: Path, least: int) -> None:
-    """See to it that enough sources are not in "train"; see `missing_held_out`."""
-    table = read_manifest(store, ["source_checksum", "split"])
-    rows = zip(table["source_checksum"].to_pylist(), table["split"].to_pylist(), strict=True)
-    chosen = missing_held_out(dict(rows), least)
-    if not chosen:
+@contextmanager
+def _only_ingest(store: StoreFolder) -> Iterator[None]:
+    """Two runs at once on one machine would take each other's unfinished files for leftovers."""
+    if not isinstance(store, LocalFolder):
+        yield  # what others are writing is known by its age
         return
-    clips = read_manifest(store).to_pylist()
-    for checksum in chosen:
-        moved = [row | {"split": "val"} for row in clips if row["source_checksum"] == checksum]
-        with blaming_store(store):
-            write_fragment(store / MANIFEST, fragment_name(checksum), moved, CLIP_SCHEMA)
+    with only_writer(store.path, f"another ingest is writing to store '{store}'; wait for it or stop it"):
+        yield
 
 
 def _check_arguments(settings: IngestSettings, workers: int | None) -> None:

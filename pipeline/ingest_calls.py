@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 MEBIBYTE = 1 << 20
 _SLOWEST_BYTES = 50_000  # a second; what is slower than this is taken for hanging
@@ -16,6 +16,11 @@ class Curation:
     drop_black: bool = False
     drop_near_duplicates: bool = False
     trim_bars: bool = False
+
+    @property
+    def names(self) -> list[str]:
+        """The rules that are on, as `store.json` lists them."""
+        return [rule.name for rule in fields(self) if getattr(self, rule.name)]
 
 
 @dataclass(frozen=True)

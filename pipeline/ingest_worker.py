@@ -12,6 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 from blake3 import blake3
 
@@ -20,10 +21,11 @@ from pipeline.clips import Clip, ClipCutter, Geometry
 from pipeline.decoders import VideoSource, open_video
 from pipeline.decord_source import DecordSource, open_rgb
 from pipeline.ingest_calls import IngestSettings, Outcome, fragment_name
-from pipeline.manifest import CLIP_SCHEMA, MANIFEST, SHARDS, write_fragment
+from pipeline.manifest import CLIP_SCHEMA, MANIFEST, write_fragment
 from pipeline.shards import ShardWriter, StoreWriteError, blaming_store
 from pipeline.sources import is_remote, stamp_of
 from pipeline.splits import split_of
+from pipeline.store_folder import open_store_folder
 
 _READ_BYTES = 1 << 20
 
@@ -33,7 +35,7 @@ class IngestWorker:
 
     def __init__(self, settings: IngestSettings, beat: Callable[[], None] = lambda: None) -> None:
         self._settings, self._beat = settings, beat
-        self._store = Path(settings.store)
+        self._store = open_store_folder(settings.store)
         self._fetched: Path | None = None  # folder that holds the local copy of a remote source
 
     def identify(self, location: str) -> Outcome:
@@ -56,9 +58,10 @@ class IngestWorker:
     def ingest(self, location: str, checksum: str, stamp: str) -> Outcome:
         """Cut the identified source into clips and commit them. A source that is committed already is left alone."""
         try:
-            fragment = self._store / MANIFEST / f"{fragment_name(checksum)}.parquet"
-            if fragment.exists():  # by a worker that died right after
-                rows = pq.ParquetFile(fragment).read(columns=["source_frames"])["source_frames"].to_pylist()
+            fragment = f"{MANIFEST}/{fragment_name(checksum)}.parquet"
+            if self._store.exists(fragment):  # by a worker that died right after
+                table = pq.ParquetFile(pa.BufferReader(self._store.read(fragment))).read(columns=["source_frames"])
+                rows = table["source_frames"].to_pylist()
                 return Outcome(checksum=checksum, stamp=stamp, clips=len(rows), frames=rows[0])
             path = Path(location)
             if is_remote(location):
@@ -118,7 +121,7 @@ class IngestWorker:
         name = fragment_name(checksum)
         decoder, _, version = source.decoder.partition(" ")
         with blaming_store(self._store):
-            writer = ShardWriter(self._store / SHARDS, name)
+            writer = ShardWriter(self._store, name)
 
         def keep(clip: Clip) -> None:
             height, width = clip.array.shape[1:3]
@@ -129,14 +132,14 @@ class IngestWorker:
                 "frames": len(clip.array),
                 "fps_num": fmt.fps.numerator,
                 "fps_den": fmt.fps.denominator,
-                "width": geometry.width,
-                "height": geometry.height,
+                "width": geometry.width - clip.bars[2] - clip.bars[3],
+                "height": geometry.height - clip.bars[0] - clip.bars[1],
                 "stored_width": width,
                 "stored_height": height if rgb else height * 2 // 3,
                 "source_width": fmt.width,
                 "source_height": fmt.height,
-                "crop_x": geometry.x,
-                "crop_y": geometry.y,
+                "crop_x": geometry.x + clip.bars[2],
+                "crop_y": geometry.y + clip.bars[0],
                 "downscale": geometry.downscale,
                 "pixel_format": "rgb24" if rgb else "yuv420p",
                 "source_pixel_format": source.pixel_format,
@@ -146,12 +149,19 @@ class IngestWorker:
                 "decoder_version": version,
                 "motion": round(clip.motion, 3),
                 "sharpness": round(clip.sharpness, 3),
+                "brightness": round(clip.brightness, 3),
+                "phash": clip.phash,
+                "bars": ",".join(map(str, clip.bars)) if any(clip.bars) else "",
             }
+            key = f"{name}-{clip.first_frame:07d}"
+            if clip.dropped:
+                writer.leave_out(key, facts | {"dropped": clip.dropped})
+                return
             with blaming_store(self._store):
-                writer.add(f"{name}-{clip.first_frame:07d}", clip.array, facts)
+                writer.add(key, clip.array, facts)
 
         try:
-            cutter = ClipCutter(geometry, settings.clip_frames, rgb, keep)
+            cutter = ClipCutter(geometry, settings.clip_frames, rgb, keep, settings.curation)
             for picture in source.rgb() if isinstance(source, DecordSource) or rgb else source.views():
                 cutter.push(picture)
                 self._beat()
@@ -168,7 +178,8 @@ class IngestWorker:
             "notes": source.notes,
         }
         with blaming_store(self._store):
-            write_fragment(self._store / MANIFEST, name, [row | common for row in rows], CLIP_SCHEMA)
+            filled = [{"dropped": "", **row, **common} for row in rows]
+            write_fragment(self._store, f"{MANIFEST}/{name}", filled, CLIP_SCHEMA)
         return len(rows), cutter.frames
 
 

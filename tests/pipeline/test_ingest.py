@@ -20,7 +20,7 @@ from infra.commands import ingest as ingest_command
 from pipeline.decoders import open_video
 from pipeline.ingest import MAX_ATTEMPTS, IngestProgress, ingest_videos
 from pipeline.manifest import read_manifest, read_quarantine
-from pipeline.store import verify_store
+from pipeline.verification import verify_store
 from tests.pipeline.process_hunt import hunting, own_processes
 
 MakeVideo = Callable[..., Path]

@@ -35,5 +35,5 @@ def make_store(folder: Path, clips: int = 12, frames: int = 4, size: int = 64) -
             row |= {"clip_id": key, "key": key, "shard": shard.name, "offset": info.offset_data, "length": info.size}
             row |= {"frames": frames, "stored_width": size, "stored_height": size, "split": "train"}
             rows.append(row)
-    write_fragment(folder / MANIFEST, "made-up", rows, CLIP_SCHEMA)
+    write_fragment(folder, f"{MANIFEST}/made-up", rows, CLIP_SCHEMA)
     return folder
