@@ -135,12 +135,12 @@ class ClipCutter:
         motion = float(np.mean(self._steps[1:])) if len(self._steps) > 1 else 0.0
         self._steps.clear()
         luma = array[..., 1] if self._rgb else array[:, : self._geometry.height, : self._geometry.width]
-        few = luma[[0, len(array) // 2, len(array) - 1]]
-        bars = find_bars(few) if self._curation.trim_bars else (0, 0, 0, 0)
+        few = [luma[t] for t in (0, len(array) // 2, len(array) - 1)]
+        bars = find_bars(np.stack(few)) if self._curation.trim_bars else (0, 0, 0, 0)
         if any(bars):
             array = trimmed(array, bars, self._rgb)
-            few = few[:, bars[0] : few.shape[1] - bars[1], bars[2] : few.shape[2] - bars[3]]
-        sampled = few[:, ::_SAMPLED_ROWS]
+            few = [frame[bars[0] : len(frame) - bars[1], bars[2] : frame.shape[1] - bars[3]] for frame in few]
+        sampled = np.stack([frame[::_SAMPLED_ROWS] for frame in few])
         middle = sampled[1].astype(np.int16)
         sharpness = float(np.abs(np.diff(middle, axis=1)).mean()) if middle.shape[1] > 1 else 0.0
         dropped = reason_to_drop(self._curation, sampled, motion)

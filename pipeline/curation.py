@@ -5,6 +5,9 @@ All of it is read off a finished clip in memory, from a few of its frames. Level
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from functools import lru_cache
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -17,7 +20,7 @@ _STATIC_MOTION = 0.25
 _BLACK_LEVEL, _BLACK_MEAN, _BRIGHT_SHARE = 48, 28.0, 0.001
 _BAR_LEVEL, _BAR_SPREAD, _EDGE_LEVEL = 36, 12, 56
 _LEAST_BAR = 4  # rows or columns; thinner ones are a codec's edge
-_BLOCKS, _LOW = 32, 8
+_STRETCHES, _LOW = 32, 8
 _NO_BARS = (0, 0, 0, 0)
 
 Bars = tuple[int, int, int, int]  # top, bottom, left, right
@@ -63,26 +66,26 @@ def _margin(bar: NDArray[np.bool_], brightest: NDArray[np.uint8]) -> int:
     return count + count % 2
 
 
-def perceptual_hash(luma: NDArray[np.uint8]) -> str:
-    """128 bits in hex of two frames (2, H, W): of each, the signs of its 8x8 lowest frequencies about their median.
+def perceptual_hash(luma: Sequence[NDArray[np.uint8]]) -> str:
+    """128 bits in hex of two frames (H, W): of each, the signs of its 8x8 lowest frequencies about their median.
 
     Coding, scaling and small shifts of level change a few bits of it.
     """
-    bits = [_low_frequencies(frame) for frame in luma]
-    return np.packbits(np.concatenate(bits)).tobytes().hex()
+    return np.packbits(np.concatenate([_low_frequencies(frame) for frame in luma])).tobytes().hex()
 
 
 def _low_frequencies(frame: NDArray[np.uint8]) -> NDArray[np.bool_]:
-    step = max(1, min(frame.shape) // 256)
+    step = max(1, min(frame.shape) // 96)
     sampled = frame[::step, ::step].astype(np.float32)
-    for axis in (0, 1):
-        edges = np.linspace(0, sampled.shape[axis], _BLOCKS + 1).astype(int)
-        sums = np.add.reduceat(sampled, np.minimum(edges[:-1], sampled.shape[axis] - 1), axis=axis)
-        counts = np.maximum(np.diff(edges), 1).astype(np.float32)
-        sampled = sums / counts.reshape((-1, 1) if axis == 0 else (1, -1))
-    low = (_COSINES @ sampled @ _COSINES.T).ravel()
+    low = (_transform(sampled.shape[0]) @ (sampled @ _transform(sampled.shape[1]).T)).ravel()
     low[0] = np.median(low[1:])  # the mean says nothing but how bright it is
     return np.asarray(low > np.median(low))
 
 
-_COSINES = np.cos(np.pi / _BLOCKS * np.outer(np.arange(_LOW), np.arange(_BLOCKS) + 0.5)).astype(np.float32)
+@lru_cache(8)
+def _transform(length: int) -> NDArray[np.float32]:
+    """(8, length): the lowest cosines of the means of 32 equal stretches."""
+    stretch = np.arange(length) * _STRETCHES // length
+    counts = np.maximum(np.bincount(stretch, minlength=_STRETCHES), 1)
+    cosines = np.cos(np.pi / _STRETCHES * np.outer(np.arange(_LOW), np.arange(_STRETCHES) + 0.5))
+    return (cosines / counts)[:, stretch].astype(np.float32)

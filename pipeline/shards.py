@@ -8,18 +8,18 @@ from __future__ import annotations
 import errno
 import io
 import json
-import os
 import tarfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import numpy as np
 from blake3 import blake3
 from numpy.typing import NDArray
 
 from codec.errors import BitreelError
+from pipeline.direct_file import DirectFile
 from pipeline.store_folder import StoreFolder
 
 _FOLDER = "shards"
@@ -55,7 +55,7 @@ class ShardWriter:
         self._folder = folder
         self._name = name
         self._parts: list[tuple[Path, str]] = []  # temporary, final name
-        self._handle: BinaryIO | None = None
+        self._handle: DirectFile | None = None
         self._rows: list[dict[str, Any]] = []
 
     def add(self, key: str, array: NDArray[np.uint8], facts: dict[str, Any]) -> dict[str, Any]:
@@ -63,7 +63,6 @@ class ShardWriter:
         handle = self._handle
         if handle is None or handle.tell() + array.nbytes > SHARD_BYTES:
             handle = self._next()
-        begin = handle.tell()
         head = io.BytesIO()
         np.lib.format.write_array_header_1_0(head, np.lib.format.header_data_from_array_1_0(array))
         header = head.getvalue()
@@ -71,8 +70,6 @@ class ShardWriter:
         row = {"clip_id": blake3(header).update(body).hexdigest(), "key": key, **facts}
         _write_member(handle, f"{key}.json", json.dumps(row, sort_keys=True).encode())
         offset = _write_member(handle, f"{key}.npy", header, body)
-        if hasattr(os, "posix_fadvise"):  # start writing to the disk now, so that the sync at the end is short
-            os.posix_fadvise(handle.fileno(), begin, handle.tell() - begin, os.POSIX_FADV_DONTNEED)
         row |= {"shard": self._parts[-1][1], "offset": offset, "length": len(header) + len(body)}
         self._rows.append(row)
         return row
@@ -96,38 +93,31 @@ class ShardWriter:
         for temporary, _ in self._parts:
             self._folder.discard(temporary)
 
-    def _next(self) -> BinaryIO:
+    def _next(self) -> DirectFile:
         self._finish()
         final = f"{self._name}-{len(self._parts):04d}.tar"
         self._parts.append((self._folder.scratch(f"{_FOLDER}/{final}"), final))
-        self._handle = self._parts[-1][0].open("xb", buffering=0)
+        self._handle = DirectFile(self._parts[-1][0])
         return self._handle
 
     def _finish(self) -> None:
         if self._handle is None:
             return
         handle, self._handle = self._handle, None
-        with handle:
+        try:
             blocks = handle.tell() + 2 * tarfile.BLOCKSIZE
-            padding = -blocks % tarfile.RECORDSIZE
-            _write_all(handle, b"\0" * (2 * tarfile.BLOCKSIZE + padding))
-            os.fsync(handle.fileno())
+            handle.write(b"\0" * (2 * tarfile.BLOCKSIZE + -blocks % tarfile.RECORDSIZE))
+            handle.finish()
+        finally:
+            handle.close()
 
 
-def _write_member(handle: BinaryIO, name: str, *pieces: bytes | memoryview) -> int:
+def _write_member(handle: DirectFile, name: str, *pieces: bytes | memoryview) -> int:
     """Append a member; gives the place of its first byte."""
     info = tarfile.TarInfo(name)
     info.size = sum(len(piece) for piece in pieces)
     info.mode = 0o444
     place = handle.tell() + tarfile.BLOCKSIZE
-    _write_all(handle, info.tobuf(tarfile.USTAR_FORMAT) + pieces[0])
-    for piece in pieces[1:]:
-        _write_all(handle, piece)
-    _write_all(handle, b"\0" * (-info.size % tarfile.BLOCKSIZE))
+    for piece in (info.tobuf(tarfile.USTAR_FORMAT), *pieces, b"\0" * (-info.size % tarfile.BLOCKSIZE)):
+        handle.write(piece)
     return place
-
-
-def _write_all(handle: BinaryIO, data: bytes | memoryview) -> None:
-    view = memoryview(data)
-    while view:
-        view = view[handle.write(view) :]

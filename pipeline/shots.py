@@ -59,6 +59,9 @@ class ShotCutDetector:
         cuts = []
         while len(self._waiting) > keep:
             index, step, distance = self._waiting.popleft()
+            if step <= _FLOOR:
+                self._before.append(step)
+                continue
             calm = max([*self._before, *(s for _, s, _ in list(self._waiting)[:LOOKAHEAD])], default=0.0)
             isolated = step > _FLOOR + _ISOLATION * calm
             other_picture = distance > _HISTOGRAM_STEP and step > _FLOOR + _HISTOGRAM_ISOLATION * calm
@@ -73,7 +76,7 @@ class ShotCutDetector:
 def _sample(luma: NDArray[np.uint8]) -> NDArray[np.int16]:
     """A grid of at most 36x64 samples, (rows, columns) int16; small pictures are taken whole."""
     down, across = max(1, luma.shape[0] // _GRID[0]), max(1, luma.shape[1] // _GRID[1])
-    return luma[down // 2 :: down, across // 2 :: across].astype(np.int16)
+    return luma[down // 2 :: down, across // 2 :: across].astype(np.int16, order="C")
 
 
 def _histogram_distance(grid: NDArray[np.int16], other: NDArray[np.int16]) -> float:
