@@ -20,7 +20,7 @@ _STATIC_MOTION = 0.25
 _BLACK_LEVEL, _BLACK_MEAN, _BRIGHT_SHARE = 48, 28.0, 0.001
 _BAR_LEVEL, _BAR_SPREAD, _EDGE_LEVEL = 36, 12, 56
 _LEAST_BAR = 4  # rows or columns; thinner ones are a codec's edge
-_STRETCHES, _LOW = 32, 8
+_STRETCHES, _LOW, _SAMPLES = 32, 8, 192
 _NO_BARS = (0, 0, 0, 0)
 
 Bars = tuple[int, int, int, int]  # top, bottom, left, right
@@ -75,8 +75,8 @@ def perceptual_hash(luma: Sequence[NDArray[np.uint8]]) -> str:
 
 
 def _low_frequencies(frame: NDArray[np.uint8]) -> NDArray[np.bool_]:
-    step = max(1, min(frame.shape) // 96)
-    sampled = frame[::step, ::step].astype(np.float32)
+    down, across = (max(1, side // _SAMPLES) for side in frame.shape)
+    sampled = frame[::down, ::across].astype(np.float32)
     low = (_transform(sampled.shape[0]) @ (sampled @ _transform(sampled.shape[1]).T)).ravel()
     low[0] = np.median(low[1:])  # the mean says nothing but how bright it is
     return np.asarray(low > np.median(low))

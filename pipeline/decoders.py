@@ -208,8 +208,7 @@ class VideoSource:
 
     def _to_frame(self, picture: VideoFrame) -> Frame:
         if self._as_stored:
-            y, u, v = picture.planes
-            return Frame(_plane(y), _plane(u), _plane(v))
+            return Frame(*(_plane(plane) for plane in picture.planes))
         if self._stored_rgb:
             rgb = _reformat(picture, "rgb24", dst_color_range=_FULL).to_ndarray()
             return rgb_to_frame(np.rot90(rgb, self._turns), self.format.matrix, self.format.full_range)
