@@ -14,6 +14,7 @@ import json
 import os
 import random
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
@@ -72,6 +73,21 @@ class Raylets:
         self.nodes.pop(address).wait()
         return victims
 
+    def mend(self, cpus: int) -> None:
+        """Start the worker nodes again whose start failed, as it may on a host that is busy."""
+        for address, node in list(self.nodes.items()):
+            if address in WORKER_ADDRESSES and node.poll() is not None:
+                self.start(address, cpus)
+
+    def wait_for_head(self) -> None:
+        until = time.monotonic() + 120
+        while time.monotonic() < until:
+            try:
+                return socket.create_connection(("127.0.0.1", self.port), timeout=1).close()
+            except OSError:
+                time.sleep(0.5)
+        sys.exit(f"no head came up at port {self.port}")
+
     def stop(self) -> None:
         for address in list(self.nodes):
             self.kill(address)
@@ -85,6 +101,7 @@ class Hunter:
     every: float
     cpus: int
     dice: random.Random
+    file: Path | None = None
     begin: float = field(default_factory=time.monotonic)
     log: list[tuple[float, str, list[int]]] = field(default_factory=list)
     over: threading.Event = field(default_factory=threading.Event)
@@ -92,6 +109,7 @@ class Hunter:
     def run(self) -> None:
         absent: dict[str, float] = {}
         while not self.over.wait(self.dice.expovariate(1 / self.every)):
+            self.raylets.mend(self.cpus)
             for address, gone in list(absent.items()):
                 if time.monotonic() - gone > 8:
                     self.raylets.start(address, self.cpus)
@@ -117,7 +135,11 @@ class Hunter:
     def _note(self, what: str, processes: list[int]) -> None:
         self.log.append((time.monotonic() - self.begin, what, processes))
         ids = f" (pids {' '.join(map(str, processes))})" if processes else ""
-        print(f"{self.log[-1][0]:7.1f} s  {what}{ids}", flush=True)
+        line = f"{self.log[-1][0]:7.1f} s  {what}{ids}"
+        print(line, flush=True)
+        if self.file is not None:
+            with self.file.open("a") as log:
+                log.write(line + "\n")
 
 
 def _signal(process: int) -> None:
@@ -179,6 +201,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--footage", type=Path, help="folder for the short videos, kept for the next time")
     parser.add_argument("--scratch", type=Path, help="folder for stores and logs")
+    parser.add_argument("--log", type=Path, help="also write the kills here, line by line")
     parser.add_argument("--json", type=Path)
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory(dir=arguments.scratch) as folder:
@@ -197,13 +220,14 @@ def drill(arguments: argparse.Namespace, folder: Path) -> int:
                 ("127.0.0.1", *WORKER_ADDRESSES), (0, arguments.cpus, arguments.cpus), strict=True
             ):
                 raylets.start(address, cpus)
-                time.sleep(8 if cpus == 0 else 1)
+                raylets.wait_for_head()
             ray.init(address=f"127.0.0.1:{arguments.port}", log_to_driver=False, logging_level="error")
             while ray.cluster_resources().get("CPU", 0) < 2 * arguments.cpus:
-                time.sleep(0.5)
+                raylets.mend(arguments.cpus)
+                time.sleep(1)
             calm = ingest_videos(videos, folder / "calm")
             print(f"unbroken: {calm.ingested} videos, {calm.clips} clips in {calm.seconds:.0f} s", flush=True)
-            hunter = Hunter(raylets, arguments.kill_every, arguments.cpus, random.Random(arguments.seed))
+            hunter = Hunter(raylets, arguments.kill_every, arguments.cpus, random.Random(arguments.seed), arguments.log)
             thread = threading.Thread(target=hunter.run)
             thread.start()
             try:

@@ -37,7 +37,8 @@ MAX_ATTEMPTS = 3  # processes that one source may cost
 # Actors that may be lost with the same source in hand, to nodes that go and to whoever kills them. A video kills its
 # process, not the actor that guards it, so a source is not given up for bad luck.
 MAX_LOSSES = 20
-_FAILED_STARTS = 10  # in a row: no worker comes up, so none will
+# Starts in a row after which no worker is expected to come up any more: nodes that come and go take some of them away.
+_FAILED_STARTS = 100
 
 
 @dataclass(frozen=True)
@@ -188,8 +189,9 @@ class _Run:
                     call = pool.wait()
                     if call is not None:
                         self._settle(pool, call)
-                    elif pool.failed_starts >= _FAILED_STARTS:
-                        raise BitreelError("no ingest worker comes up; see Ray's logs, and `bitreel doctor`")
+                    elif pool.failure or pool.failed_starts >= _FAILED_STARTS:
+                        reason = pool.failure or "see Ray's logs, and `bitreel doctor`"
+                        raise BitreelError(f"no ingest worker comes up: {reason}")
             finally:
                 pool.close()
 

@@ -5,6 +5,7 @@ Names are relative and have at most one slash: "store.json", "shards/….tar", "
 
 from __future__ import annotations
 
+import os
 import shutil
 import tempfile
 import time
@@ -102,10 +103,13 @@ class LocalFolder(StoreFolder):
     def listing(self, folder: str) -> dict[str, StoredFile]:
         found = {}
         now = time.time()
-        for path in (self.path / folder).iterdir() if (self.path / folder).is_dir() else []:
-            if not (path.name.startswith(".") and PART in path.name) and path.is_file():
-                status = path.stat()
-                found[path.name] = StoredFile(status.st_size, now - status.st_mtime)
+        if not (self.path / folder).is_dir():
+            return {}
+        with os.scandir(self.path / folder) as entries:
+            for entry in entries:
+                if not (entry.name.startswith(".") and PART in entry.name) and entry.is_file():
+                    status = entry.stat()
+                    found[entry.name] = StoredFile(status.st_size, now - status.st_mtime)
         return found
 
     def open(self, name: str) -> BinaryIO:

@@ -36,6 +36,7 @@ class WorkerPool:
         self._new: Callable[[], Any] = lambda: actor_class.remote(*arguments)
         self.idle: list[Any] = []
         self.failed_starts = 0  # in a row
+        self.failure = ""  # what a worker raised instead of being ready
         self._all: list[Any] = []
         self._running: dict[Any, tuple[Any, Any]] = {}  # result -> tag, worker
         for _ in range(count):
@@ -60,6 +61,7 @@ class WorkerPool:
             failure = f"{type(error).__name__}: {(str(error).splitlines() or [''])[-1]}"
             if not starting:
                 return Finished(tag, worker, failure=failure)
+            self.failure = failure
             self._replace(worker)
             self.failed_starts += 1
             return None
