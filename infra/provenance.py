@@ -10,13 +10,15 @@ from typing import Any
 
 
 def manifest_hash(store: Path) -> str:
-    """BLAKE3 over a store's settings and manifest fragments, by name and content: equal means the same clips."""
+    """BLAKE3 over a store's settings and its clips in use: equal means the same clips, however their rows are filed."""
     from blake3 import blake3
 
-    digest = blake3()
-    for path in [store / "store.json", *sorted((store / "manifest").glob("[!.]*.parquet"))]:
-        digest.update(path.name.encode() + b"\0")
-        digest.update(path.read_bytes())
+    from pipeline.manifest import read_manifest
+
+    table = read_manifest(store, ["key", "clip_id", "split"])
+    digest = blake3((store / "store.json").read_bytes())
+    for row in zip(*(table[name].to_pylist() for name in table.column_names), strict=True):
+        digest.update((" ".join(row) + "\n").encode())
     return str(digest.hexdigest())
 
 

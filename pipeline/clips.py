@@ -15,9 +15,11 @@ from numpy.typing import NDArray
 
 from codec.errors import VideoError
 from codec.frames import Frame
+from pipeline.curation import Bars, find_bars, perceptual_hash, reason_to_drop
+from pipeline.ingest_calls import Curation
 from pipeline.shots import ShotCutDetector
 
-_SHARPNESS_ROWS = 8  # every eighth row is looked at
+_SAMPLED_ROWS = 8  # every eighth row is looked at
 
 
 @dataclass(frozen=True)
@@ -51,25 +53,39 @@ class Geometry:
 @dataclass(frozen=True)
 class Clip:
     """A finished clip. array: uint8, I420 planes stacked (T, H*3/2, W) with H and W even, or RGB (T, H, W, 3); it is
-    only valid until the next frame comes. motion, sharpness: as in the manifest."""
+    only valid until the next frame comes. motion, sharpness, brightness, phash: as in the manifest; bars: what was
+    trimmed off; dropped: the rule that leaves it out, or ""."""
 
     array: NDArray[np.uint8]
     first_frame: int
     motion: float
     sharpness: float
+    brightness: float = 0.0
+    phash: str = ""
+    bars: Bars = (0, 0, 0, 0)
+    dropped: str = ""
 
 
 class ClipCutter:
     """Feed pictures (Frames, or RGB arrays); hands each finished clip to `on_clip`."""
 
-    def __init__(self, geometry: Geometry, clip_frames: int, rgb: bool, on_clip: Callable[[Clip], None]) -> None:
+    def __init__(
+        self,
+        geometry: Geometry,
+        clip_frames: int,
+        rgb: bool,
+        on_clip: Callable[[Clip], None],
+        curation: Curation = Curation(),
+    ) -> None:
         self._geometry, self._clip_frames, self._rgb, self._on_clip = geometry, clip_frames, rgb, on_clip
+        self._curation = curation
         g = geometry
         if rgb:
             shape: tuple[int, ...] = (clip_frames, g.height, g.width, 3)
         else:
             shape = (clip_frames, (g.height + g.height % 2) * 3 // 2, g.width + g.width % 2)
         self._buffer = np.empty(shape, np.uint8)
+        self._slots = [self._buffer[t] if rgb else Slot.of(self._buffer[t]) for t in range(clip_frames)]
         self._filled = 0
         self._steps: list[float] = []
         self._shot_has_clip = False
@@ -100,7 +116,7 @@ class ClipCutter:
         if self._next in self._cuts:
             self._cuts.remove(self._next)
             self._end_shot()
-        _place(picture, self._geometry, self._buffer[self._filled])
+        _place(picture, self._geometry, self._slots[self._filled])
         self._steps.append(step)
         self._filled += 1
         self._next += 1
@@ -115,32 +131,68 @@ class ClipCutter:
 
     def _hand_out(self) -> None:
         array = self._buffer[: self._filled]
-        picture = array[self._filled // 2]
-        rows = picture[::_SHARPNESS_ROWS, :, 1] if self._rgb else picture[: self._geometry.height : _SHARPNESS_ROWS]
-        sharpness = float(np.abs(np.diff(rows.astype(np.int16), axis=1)).mean()) if rows.shape[1] > 1 else 0.0
+        first, self._filled, self._shot_has_clip = self._next - self._filled, 0, True
         motion = float(np.mean(self._steps[1:])) if len(self._steps) > 1 else 0.0
-        self._on_clip(Clip(array, self._next - self._filled, motion, sharpness))
-        self._filled, self._shot_has_clip = 0, True
         self._steps.clear()
+        luma = array[..., 1] if self._rgb else array[:, : self._geometry.height, : self._geometry.width]
+        few = [luma[t] for t in (0, len(array) // 2, len(array) - 1)]
+        bars = find_bars(np.stack(few)) if self._curation.trim_bars else (0, 0, 0, 0)
+        if any(bars):
+            array = trimmed(array, bars, self._rgb)
+            few = [frame[bars[0] : len(frame) - bars[1], bars[2] : frame.shape[1] - bars[3]] for frame in few]
+        sampled = np.stack([frame[::_SAMPLED_ROWS] for frame in few])
+        middle = sampled[1].astype(np.int16)
+        sharpness = float(np.abs(np.diff(middle, axis=1)).mean()) if middle.shape[1] > 1 else 0.0
+        dropped = reason_to_drop(self._curation, sampled, motion)
+        phash = "" if dropped else perceptual_hash(few[1:])
+        brightness = float(sampled.mean())
+        self._on_clip(Clip(array, first, motion, sharpness, brightness, phash, bars, dropped))
 
 
-def _place(picture: Frame | NDArray[np.uint8], g: Geometry, out: NDArray[np.uint8]) -> None:
-    """Downscale, crop, pad by edge and store one picture; `out` is one frame of the clip's array."""
-    if not isinstance(picture, Frame):
+@dataclass(frozen=True)
+class Slot:
+    """Views of the planes of one frame of a clip's I420 buffer: y (H, W), chroma U and V (H/2, W/2)."""
+
+    y: NDArray[np.uint8]
+    chroma: tuple[NDArray[np.uint8], NDArray[np.uint8]]
+
+    @staticmethod
+    def of(frame: NDArray[np.uint8]) -> Slot:
+        """frame: (H*3/2, W)."""
+        width, height = frame.shape[1], frame.shape[0] * 2 // 3
+        u, v = frame[height:].reshape(2, height // 2, width // 2)
+        return Slot(frame[:height], (u, v))
+
+
+def trimmed(array: NDArray[np.uint8], bars: Bars, rgb: bool) -> NDArray[np.uint8]:
+    """A copy of a clip's array (see Clip) without its bars, which are even numbers of rows and columns."""
+    top, bottom, left, right = bars
+    if rgb:
+        return array[:, top : array.shape[1] - bottom, left : array.shape[2] - right].copy()
+    height, width = array.shape[1] * 2 // 3 - top - bottom, array.shape[2] - left - right
+    smaller = np.empty((len(array), height * 3 // 2, width), np.uint8)
+    for old, new in zip(map(Slot.of, array), map(Slot.of, smaller), strict=True):
+        new.y[...] = old.y[top : top + height, left : left + width]
+        for before, after in zip(old.chroma, new.chroma, strict=True):
+            after[...] = before[top // 2 :, left // 2 :][: height // 2, : width // 2]
+    return smaller
+
+
+def _place(picture: Frame | NDArray[np.uint8], g: Geometry, out: Slot | NDArray[np.uint8]) -> None:
+    """Downscale, crop, pad by edge and store one picture."""
+    if not isinstance(picture, Frame) or not isinstance(out, Slot):
+        assert isinstance(picture, np.ndarray) and isinstance(out, np.ndarray)
         out[...] = _window(picture, g.x, g.y, g.width, g.height, g.downscale)
         return
-    width, height = out.shape[1], out.shape[0] * 2 // 3
-    luma, chroma = width * height, width * height // 4
-    flat = out.reshape(-1)
-    y = flat[:luma].reshape(height, width)
-    y[: g.height, : g.width] = _window(picture.y, g.x, g.y, g.width, g.height, g.downscale)
+    height, width = out.y.shape
+    out.y[: g.height, : g.width] = _window(picture.y, g.x, g.y, g.width, g.height, g.downscale)
     if width > g.width:
-        y[:, -1] = y[:, -2] if width > 1 else 0
+        out.y[:, -1] = out.y[:, -2] if width > 1 else 0
     if height > g.height:
-        y[-1] = y[-2]
-    for i, plane in enumerate((picture.u, picture.v)):
-        target = flat[luma + i * chroma : luma + (i + 1) * chroma].reshape(height // 2, width // 2)
-        target[...] = _window(plane, g.x // 2, g.y // 2, width // 2, height // 2, g.downscale)
+        out.y[-1] = out.y[-2]
+    x, y, height, width = g.x // 2, g.y // 2, height // 2, width // 2
+    out.chroma[0][...] = _window(picture.u, x, y, width, height, g.downscale)
+    out.chroma[1][...] = _window(picture.v, x, y, width, height, g.downscale)
 
 
 def _window(plane: NDArray[np.uint8], x: int, y: int, width: int, height: int, scale: int) -> NDArray[np.uint8]:

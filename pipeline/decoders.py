@@ -168,6 +168,7 @@ class VideoSource:
         self.format = VideoFormat(width, height, Fraction(rate), matrix, full)
         self.decoder = f"pyav {av.__version__} ({self._stream.codec_context.name})"
         self._range = _FULL if full else _LIMITED
+        self._as_stored = stored in _NATIVE and not self._turns
 
     # -- decoding ----------------------------------------------------------------------------------------------------
 
@@ -184,6 +185,8 @@ class VideoSource:
         while picture is not None:
             if (picture.width, picture.height) != (self._width, self._height):
                 raise VideoError(f"{self.path}: frame size changes at frame {count}; split the file there")
+            if picture.format.name != self.pixel_format:
+                raise VideoError(f"{self.path}: pixel format changes at frame {count}; split the file there")
             if picture.is_corrupt:
                 raise VideoError(f"{self.path}: damaged at frame {count}")
             clock.tick(picture.pts)
@@ -212,10 +215,12 @@ class VideoSource:
         return 0
 
     def _to_frame(self, picture: VideoFrame) -> Frame:
+        if self._as_stored:
+            return Frame(*(_plane(plane) for plane in picture.planes))
         if self._stored_rgb:
             rgb = _reformat(picture, "rgb24", dst_color_range=_FULL).to_ndarray()
             return rgb_to_frame(np.rot90(rgb, self._turns), self.format.matrix, self.format.full_range)
-        if picture.format.name not in _NATIVE:
+        if self.pixel_format not in _NATIVE:
             # swscale squeezes "J" formats unless told that both sides have full range.
             picture = _reformat(picture, "yuv420p", src_color_range=self._range, dst_color_range=self._range)
         y, u, v = (_plane(p) for p in picture.planes)
@@ -246,7 +251,7 @@ class _Clock:
 
 def _plane(plane: Any) -> NDArray[np.uint8]:
     """A view (height, width) of one decoded plane."""
-    return np.frombuffer(plane, np.uint8).reshape(-1, plane.line_size)[: plane.height, : plane.width]
+    return np.ndarray((plane.height, plane.width), np.uint8, plane, strides=(plane.line_size, 1))
 
 
 def _reformat(picture: VideoFrame, name: str, **colours: int) -> VideoFrame:

@@ -7,22 +7,20 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from blake3 import blake3
 
-from codec.atomic_files import PART
-from codec.errors import UsageError, VideoError
+from codec.errors import BitreelError, UsageError, VideoError
 from codec.folder_lock import only_writer
-from pipeline.ingest_worker import IngestSettings, IngestWorker, Outcome, fragment_name
+from pipeline.ingest_actor import IngestActor
+from pipeline.ingest_calls import Curation, IngestSettings, Outcome
 from pipeline.manifest import (
-    CLIP_SCHEMA,
-    MANIFEST,
     QUARANTINE,
     QUARANTINE_SCHEMA,
-    SHARDS,
     create_or_check_store,
     read_manifest,
     read_quarantine,
@@ -31,10 +29,16 @@ from pipeline.manifest import (
 from pipeline.ray_session import ray_session
 from pipeline.shards import StoreWriteError, blaming_store
 from pipeline.sources import find_sources, is_remote, stamp_of
-from pipeline.splits import missing_held_out
+from pipeline.store_folder import LocalFolder, StoreFolder, open_store_folder
+from pipeline.store_settling import remove_leftovers, settle_store
 from pipeline.worker_pool import Finished, WorkerPool
 
-MAX_ATTEMPTS = 3  # workers that one source may cost
+MAX_ATTEMPTS = 3  # processes that one source may cost
+# Actors that may be lost with the same source in hand, to nodes that go and to whoever kills them. A video kills its
+# process, not the actor that guards it, so a source is not given up for bad luck.
+MAX_LOSSES = 20
+# Starts in a row after which no worker is expected to come up any more: nodes that come and go take some of them away.
+_FAILED_STARTS = 100
 
 
 @dataclass(frozen=True)
@@ -49,7 +53,8 @@ class IngestProgress:
 
 @dataclass
 class IngestReport:
-    """What one run did. clips and frames (read from videos) count this run alone; quarantined: source -> reason."""
+    """What one run did. clips and frames (read from videos) count this run alone; crashes: processes that
+    videos cost; worker_deaths: actors lost at work, with their nodes or alone; quarantined: source -> reason."""
 
     sources: int = 0
     ingested: int = 0
@@ -58,6 +63,7 @@ class IngestReport:
     clips: int = 0
     frames: int = 0
     seconds: float = 0.0
+    crashes: int = 0
     worker_deaths: int = 0
     quarantined: dict[str, str] = field(default_factory=dict)
 
@@ -76,6 +82,9 @@ def ingest_videos(
     val_fraction: float = 0.1,
     test_fraction: float = 0.1,
     held_out: int = 1,
+    curation: Curation = Curation(),
+    worker_memory: int = 2048,
+    stall: float = 120.0,
     on_progress: Callable[[IngestProgress], None] | None = None,
 ) -> IngestReport:
     """Cut videos into clips and add them to the store (made where it is not there).
@@ -90,23 +99,35 @@ def ingest_videos(
     same content under two names is taken once. Raises UsageError for wrong arguments, no videos, or a store made with
     other settings; BitreelError where the disk is full, another ingest is writing, or no video at all could be read.
     """
-    store = Path(store).resolve()
-    settings = IngestSettings(str(store), clip_frames, crop, pixels, downscale, decoder, val_fraction, test_fraction)
+    folder = open_store_folder(store if "://" in str(store) else Path(store).resolve())
+    settings = IngestSettings(
+        store=folder.url,
+        clip_frames=clip_frames,
+        crop=crop,
+        pixels=pixels,
+        downscale=downscale,
+        decoder=decoder,
+        val_fraction=val_fraction,
+        test_fraction=test_fraction,
+        curation=curation,
+        worker_memory=worker_memory,
+        stall=stall,
+    )
     _check_arguments(settings, workers)
     found = find_sources(sources)
     begin = time.monotonic()
-    with blaming_store(store):
+    with blaming_store(folder):
         made_with = {"pixels": pixels, "clip_frames": clip_frames, "crop": list(crop) if crop else None}
-        create_or_check_store(store, made_with | {"downscale": downscale})
-    # Two runs at once would take each other's unfinished files for leftovers.
-    with only_writer(store, f"another ingest is writing to store '{store}'; wait for it or stop it"):
-        run = _Run(store, settings, found, on_progress)
+        create_or_check_store(folder, made_with | {"downscale": downscale, "curation": curation.names})
+    with _only_ingest(folder):
+        run = _Run(folder, settings, found, on_progress)
         try:
-            _remove_leftovers(store)
+            remove_leftovers(folder)
             run.work(workers, address)
         finally:
-            _remove_leftovers(store)
-        _hold_out(store, held_out)
+            remove_leftovers(folder)
+        if run.report.ingested or curation.drop_near_duplicates:
+            settle_store(folder, held_out, curation.drop_near_duplicates)
     run.report.seconds = time.monotonic() - begin
     if len(run.report.quarantined) == run.report.sources:
         reasons = list(run.report.quarantined.values())
@@ -121,7 +142,7 @@ class _Run:
 
     def __init__(
         self,
-        store: Path,
+        store: StoreFolder,
         settings: IngestSettings,
         locations: list[str],
         on_progress: Callable[[IngestProgress], None] | None,
@@ -129,11 +150,14 @@ class _Run:
         self.report = IngestReport(sources=len(locations))
         self._store, self._settings, self._on_progress = store, settings, on_progress
         self._attempts: dict[str, int] = {}
+        self._losses: dict[str, int] = {}
+        self._at_work = 0
         self._done = 0
-        clips = read_manifest(store, ["source", "source_stamp", "source_checksum"]).to_pylist()
-        self._taken = {row["source_checksum"] for row in clips}
+        clips = read_manifest(store, ["source_checksum", "source", "source_stamp"], dropped=True)
+        sources = clips.group_by(clips.column_names).aggregate([])
+        self._taken = set(sources["source_checksum"].to_pylist())
         self._bad = {row["source_checksum"]: row for row in read_quarantine(store).to_pylist() if not row["retry"]}
-        known = {(row["source"], row["source_stamp"]): "" for row in clips}
+        known = dict.fromkeys(zip(sources["source"].to_pylist(), sources["source_stamp"].to_pylist(), strict=True), "")
         known |= {(row["source"], row["source_stamp"]): row["reason"] for row in self._bad.values()}
         todo = []
         for location in locations:
@@ -155,29 +179,40 @@ class _Run:
         if not self.pending:
             return
         with ray_session(address) as cpus:
-            pool = WorkerPool(IngestWorker, (self._settings,), min(workers or cpus, len(self.pending)))
+            pool = WorkerPool(IngestActor, (self._settings,), min(workers or cpus, len(self.pending)))
             try:
-                while self.pending or pool.busy():
+                while self.pending or self._at_work:
                     while pool.idle and self.pending:
                         location = self.pending.popleft()
+                        self._at_work += 1
                         pool.start(pool.idle.pop(), "identify", (location, ""), location)
-                    self._settle(pool, pool.wait())
+                    call = pool.wait()
+                    if call is not None:
+                        self._settle(pool, call)
+                    elif pool.failure or pool.failed_starts >= _FAILED_STARTS:
+                        reason = pool.failure or "see Ray's logs, and `bitreel doctor`"
+                        raise BitreelError(f"no ingest worker comes up: {reason}")
             finally:
                 pool.close()
 
     def _settle(self, pool: WorkerPool, call: Finished) -> None:
         """Deal with a call that ended: its tag is (location, "") for `identify`, (location, checksum) for `ingest`."""
         location, checksum = call.tag
+        self._at_work -= 1
         if call.died:
             self._worker_died(location, checksum)
             return
         outcome: Outcome = call.result or Outcome(checksum=checksum, error=f"{location}: {call.failure}", retry=True)
         if outcome.store_error:
             raise StoreWriteError(outcome.store_error)
-        if not checksum and not outcome.error and self._claim(location, outcome.checksum):
+        identified = not checksum and not outcome.error and not outcome.crash
+        if identified and self._claim(location, outcome.checksum):
+            self._at_work += 1
             pool.start(call.worker, "ingest", (location, outcome.checksum), location, outcome.checksum, outcome.stamp)
             return
-        if outcome.error:
+        if outcome.crash:
+            self._crashed(location, checksum, outcome)
+        elif outcome.error:
             self._quarantine(location, outcome)
         elif checksum:
             self.report.ingested += 1
@@ -202,15 +237,30 @@ class _Run:
         self._taken.add(checksum)
         return True
 
-    def _worker_died(self, location: str, checksum: str) -> None:
-        self.report.worker_deaths += 1
+    def _crashed(self, location: str, checksum: str, outcome: Outcome) -> None:
+        """A video cost its process: try again later, but not for ever."""
+        self.report.crashes += 1
         self._attempts[location] = self._attempts.get(location, 0) + 1
         if self._attempts[location] < MAX_ATTEMPTS:
-            self._taken.discard(checksum)
-            self.pending.append(location)
+            self._again(location, checksum)
             return
-        reason = f"{location}: {MAX_ATTEMPTS} workers died on it (out of memory?)"
+        reason = f"{location}: {outcome.crash}; tried {MAX_ATTEMPTS} times"
+        # Killed from outside, it may do better on another day; what crashes or hangs will do so again.
+        retry = outcome.killed or not checksum
+        self._quarantine(location, Outcome(checksum=checksum, stamp=stamp_of(location), error=reason, retry=retry))
+
+    def _worker_died(self, location: str, checksum: str) -> None:
+        self.report.worker_deaths += 1
+        self._losses[location] = self._losses.get(location, 0) + 1
+        if self._losses[location] < MAX_LOSSES:
+            self._again(location, checksum)
+            return
+        reason = f"{location}: {MAX_LOSSES} workers were lost while they had it"
         self._quarantine(location, Outcome(checksum=checksum, stamp=stamp_of(location), error=reason, retry=True))
+
+    def _again(self, location: str, checksum: str) -> None:
+        self._taken.discard(checksum)
+        self.pending.append(location)
 
     def _quarantine(self, location: str, outcome: Outcome) -> None:
         self.report.quarantined[location] = outcome.error
@@ -224,12 +274,12 @@ class _Run:
         if outcome.checksum and not outcome.retry:
             self._bad[outcome.checksum] = row
         with blaming_store(self._store):
-            write_fragment(self._store / QUARANTINE, _quarantine_name(location), [row], QUARANTINE_SCHEMA)
+            write_fragment(self._store, _quarantine_name(location), [row], QUARANTINE_SCHEMA)
         self._tell(location, "quarantined")
 
     def _drop_quarantine(self, location: str) -> None:
         """What was broken and is now read leaves the table."""
-        (self._store / QUARANTINE / f"{_quarantine_name(location)}.parquet").unlink(missing_ok=True)
+        self._store.remove(f"{_quarantine_name(location)}.parquet")
 
     def _tell(self, location: str, status: str) -> None:
         self._done += 1
@@ -239,7 +289,7 @@ class _Run:
 
 def _quarantine_name(location: str) -> str:
     """One entry a location: a file that is replaced by a whole one, or broken in another way, replaces its entry."""
-    return blake3(location.encode()).hexdigest()[:20]
+    return f"{QUARANTINE}/{blake3(location.encode()).hexdigest()[:20]}"
 
 
 def _bytes(location: str) -> int:
@@ -247,28 +297,14 @@ def _bytes(location: str) -> int:
     return path.stat().st_size if not is_remote(location) and path.is_file() else 0
 
 
-def _remove_leftovers(store: Path) -> None:
-    """Remove unfinished files, and shards whose source was never committed."""
-    committed = {path.stem for path in (store / MANIFEST).glob("*.parquet")}
-    for folder in (store, store / SHARDS, store / MANIFEST, store / QUARANTINE):
-        for path in folder.iterdir():
-            unfinished = path.name.startswith(".") and PART in path.name
-            if unfinished or (path.suffix == ".tar" and path.name.rsplit("-", 1)[0] not in committed):
-                path.unlink(missing_ok=True)
-
-
-def _hold_out(store: Path, least: int) -> None:
-    """See to it that enough sources are not in "train"; see `missing_held_out`."""
-    table = read_manifest(store, ["source_checksum", "split"])
-    rows = zip(table["source_checksum"].to_pylist(), table["split"].to_pylist(), strict=True)
-    chosen = missing_held_out(dict(rows), least)
-    if not chosen:
+@contextmanager
+def _only_ingest(store: StoreFolder) -> Iterator[None]:
+    """Two runs at once on one machine would take each other's unfinished files for leftovers."""
+    if not isinstance(store, LocalFolder):
+        yield  # what others are writing is known by its age
         return
-    clips = read_manifest(store).to_pylist()
-    for checksum in chosen:
-        moved = [row | {"split": "val"} for row in clips if row["source_checksum"] == checksum]
-        with blaming_store(store):
-            write_fragment(store / MANIFEST, fragment_name(checksum), moved, CLIP_SCHEMA)
+    with only_writer(store.path, f"another ingest is writing to store '{store}'; wait for it or stop it"):
+        yield
 
 
 def _check_arguments(settings: IngestSettings, workers: int | None) -> None:

@@ -1,16 +1,18 @@
 """One ingest worker: takes one source video at a time, writes its shards, and commits it with its manifest fragment.
 
-Runs inside a Ray actor, and as a plain object. Imports neither torch nor Ray, so that a worker starts quickly.
+Runs in the process that a Ray actor keeps, and as a plain object. Imports neither torch nor Ray, so that it starts
+quickly.
 """
 
 from __future__ import annotations
 
 import shutil
 import tempfile
-from dataclasses import dataclass
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 from blake3 import blake3
 
@@ -18,53 +20,22 @@ from codec.errors import UsageError, VideoError
 from pipeline.clips import Clip, ClipCutter, Geometry
 from pipeline.decoders import VideoSource, open_video
 from pipeline.decord_source import DecordSource, open_rgb
-from pipeline.manifest import CLIP_SCHEMA, MANIFEST, SHARDS, write_fragment
+from pipeline.ingest_calls import IngestSettings, Outcome, fragment_name
+from pipeline.manifest import CLIP_SCHEMA, MANIFEST, write_fragment
 from pipeline.shards import ShardWriter, StoreWriteError, blaming_store
 from pipeline.sources import is_remote, stamp_of
 from pipeline.splits import split_of
+from pipeline.store_folder import open_store_folder
 
 _READ_BYTES = 1 << 20
-
-
-@dataclass(frozen=True)
-class IngestSettings:
-    """What one ingest does to every source. crop is (width, height) or None; decoder "decord", "pyav" or None."""
-
-    store: str
-    clip_frames: int
-    crop: tuple[int, int] | None
-    pixels: str
-    downscale: int
-    decoder: str | None
-    val_fraction: float
-    test_fraction: float
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """What became of one call. error: why the video was refused, and whether to `retry` it in a later run;
-    store_error: why the store can't be written."""
-
-    checksum: str = ""
-    stamp: str = ""
-    clips: int = 0
-    frames: int = 0
-    error: str = ""
-    retry: bool = False
-    store_error: str = ""
-
-
-def fragment_name(checksum: str) -> str:
-    """The name of a source's manifest fragment and the start of its shards' and clips' names."""
-    return checksum[:20]
 
 
 class IngestWorker:
     """`identify` a source, then `ingest` or `forget` it. Never raises for a bad video or a full disk: see Outcome."""
 
-    def __init__(self, settings: IngestSettings) -> None:
-        self._settings = settings
-        self._store = Path(settings.store)
+    def __init__(self, settings: IngestSettings, beat: Callable[[], None] = lambda: None) -> None:
+        self._settings, self._beat = settings, beat
+        self._store = open_store_folder(settings.store)
         self._fetched: Path | None = None  # folder that holds the local copy of a remote source
 
     def identify(self, location: str) -> Outcome:
@@ -76,6 +47,7 @@ class IngestWorker:
             with path.open("rb") as handle:
                 while block := handle.read(_READ_BYTES):
                     digest.update(block)
+                    self._beat()
             return Outcome(checksum=digest.hexdigest(), stamp=stamp)
         except Exception as error:  # remote file systems raise whatever they like
             self.forget()
@@ -86,9 +58,10 @@ class IngestWorker:
     def ingest(self, location: str, checksum: str, stamp: str) -> Outcome:
         """Cut the identified source into clips and commit them. A source that is committed already is left alone."""
         try:
-            fragment = self._store / MANIFEST / f"{fragment_name(checksum)}.parquet"
-            if fragment.exists():  # by a worker that died right after
-                rows = pq.ParquetFile(fragment).read(columns=["source_frames"])["source_frames"].to_pylist()
+            fragment = f"{MANIFEST}/{fragment_name(checksum)}.parquet"
+            if self._store.exists(fragment):  # by a worker that died right after
+                table = pq.ParquetFile(pa.BufferReader(self._store.read(fragment))).read(columns=["source_frames"])
+                rows = table["source_frames"].to_pylist()
                 return Outcome(checksum=checksum, stamp=stamp, clips=len(rows), frames=rows[0])
             path = Path(location)
             if is_remote(location):
@@ -101,6 +74,9 @@ class IngestWorker:
         except (VideoError, UsageError) as error:
             text = str(error) if not is_remote(location) else f"{location}: {str(error).split(': ', 1)[-1]}"
             return Outcome(checksum=checksum, stamp=stamp, error=text)
+        except MemoryError:
+            reason = f"{location}: needs more than the {self._settings.worker_memory} MiB of a worker (--worker-memory)"
+            return Outcome(checksum=checksum, stamp=stamp, error=reason, retry=True)
         except Exception as error:  # one odd file must not stop the others
             reason = f"{location}: {type(error).__name__}: {_first_line(error)}"
             return Outcome(checksum=checksum, stamp=stamp, error=reason)
@@ -145,7 +121,7 @@ class IngestWorker:
         name = fragment_name(checksum)
         decoder, _, version = source.decoder.partition(" ")
         with blaming_store(self._store):
-            writer = ShardWriter(self._store / SHARDS, name)
+            writer = ShardWriter(self._store, name)
 
         def keep(clip: Clip) -> None:
             height, width = clip.array.shape[1:3]
@@ -156,14 +132,14 @@ class IngestWorker:
                 "frames": len(clip.array),
                 "fps_num": fmt.fps.numerator,
                 "fps_den": fmt.fps.denominator,
-                "width": geometry.width,
-                "height": geometry.height,
+                "width": geometry.width - clip.bars[2] - clip.bars[3],
+                "height": geometry.height - clip.bars[0] - clip.bars[1],
                 "stored_width": width,
                 "stored_height": height if rgb else height * 2 // 3,
                 "source_width": fmt.width,
                 "source_height": fmt.height,
-                "crop_x": geometry.x,
-                "crop_y": geometry.y,
+                "crop_x": geometry.x + clip.bars[2],
+                "crop_y": geometry.y + clip.bars[0],
                 "downscale": geometry.downscale,
                 "pixel_format": "rgb24" if rgb else "yuv420p",
                 "source_pixel_format": source.pixel_format,
@@ -173,14 +149,22 @@ class IngestWorker:
                 "decoder_version": version,
                 "motion": round(clip.motion, 3),
                 "sharpness": round(clip.sharpness, 3),
+                "brightness": round(clip.brightness, 3),
+                "phash": clip.phash,
+                "bars": ",".join(map(str, clip.bars)) if any(clip.bars) else "",
             }
+            key = f"{name}-{clip.first_frame:07d}"
+            if clip.dropped:
+                writer.leave_out(key, facts | {"dropped": clip.dropped})
+                return
             with blaming_store(self._store):
-                writer.add(f"{name}-{clip.first_frame:07d}", clip.array, facts)
+                writer.add(key, clip.array, facts)
 
         try:
-            cutter = ClipCutter(geometry, settings.clip_frames, rgb, keep)
+            cutter = ClipCutter(geometry, settings.clip_frames, rgb, keep, settings.curation)
             for picture in source.rgb() if isinstance(source, DecordSource) or rgb else source.views():
                 cutter.push(picture)
+                self._beat()
             cutter.finish()
             with blaming_store(self._store):
                 rows = writer.commit()
@@ -194,7 +178,8 @@ class IngestWorker:
             "notes": source.notes,
         }
         with blaming_store(self._store):
-            write_fragment(self._store / MANIFEST, name, [row | common for row in rows], CLIP_SCHEMA)
+            filled = [{"dropped": "", **row, **common} for row in rows]
+            write_fragment(self._store, f"{MANIFEST}/{name}", filled, CLIP_SCHEMA)
         return len(rows), cutter.frames
 
 

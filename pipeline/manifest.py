@@ -1,6 +1,8 @@
-"""The manifest: one row a clip, one Parquet fragment a source. A source is ingested once its fragment is there.
+"""The manifest: one row a clip. A source is ingested once its Parquet fragment is there, so nobody needs a lock.
 
-Layout of a store: `store.json`, `shards/*.tar`, `manifest/*.parquet`, `quarantine/*.parquet`.
+Layout of a store: `store.json`, `shards/*.tar`, `manifest/*.parquet`, `quarantine/*.parquet`. Fragments may be merged
+into large parts, which `manifest/parts.json` lists (`pipeline.compaction`); a fragment counts more than a part's rows
+of the same source.
 """
 
 from __future__ import annotations
@@ -11,14 +13,18 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.dataset as pd
 import pyarrow.json as pj
 import pyarrow.parquet as pq
 
-from codec.atomic_files import write_atomically
 from codec.errors import BitreelError, UsageError
+from pipeline.store_folder import StoreFolder, open_store_folder
 
 STORE_FORMAT = 1
 STORE_FILE, SHARDS, MANIFEST, QUARANTINE = "store.json", "shards", "manifest", "quarantine"
+PARTS_FILE = f"{MANIFEST}/parts.json"
+NAME_LENGTH = 20  # of the checksum, in the names of fragments, shards and clips
 
 CLIP_SCHEMA = pa.schema(
     [
@@ -44,7 +50,7 @@ CLIP_SCHEMA = pa.schema(
         ("source_pixel_format", pa.string()),
         ("matrix", pa.string()),
         ("colour_range", pa.string()),  # "limited" or "full"
-        ("shard", pa.string()),  # file name below shards/
+        ("shard", pa.string()),  # file name below shards/; empty where the clip was dropped before it was written
         ("key", pa.string()),
         ("offset", pa.int64()),  # of the .npy member's first byte in the shard
         ("length", pa.int64()),  # of the .npy member, its header included
@@ -52,6 +58,10 @@ CLIP_SCHEMA = pa.schema(
         ("decoder_version", pa.string()),
         ("motion", pa.float32()),  # mean absolute luma difference of neighbouring frames, 8-bit units, subsampled
         ("sharpness", pa.float32()),  # mean absolute horizontal luma difference, 8-bit units, on sampled rows
+        ("brightness", pa.float32()),  # mean luma, 8-bit units, subsampled
+        ("phash", pa.string()),  # perceptual hash: 128 bits in hex, see pipeline.curation
+        ("bars", pa.string()),  # "top,bottom,left,right" rows and columns of black bars trimmed off; empty: none
+        ("dropped", pa.string()),  # the rule that left the clip out; empty: it is in use
         ("split", pa.string()),  # "train", "val" or "test", the same for all clips of a source
         ("notes", pa.list_(pa.string())),  # conversions and assumptions
     ]
@@ -68,77 +78,125 @@ QUARANTINE_SCHEMA = pa.schema(
 )
 
 
-def create_or_check_store(store: Path, settings: dict[str, Any]) -> None:
+Store = str | Path | StoreFolder
+
+
+def create_or_check_store(store: Store, settings: dict[str, Any]) -> None:
     """Make the folders of a store with these settings, or check that the one there was made with the same.
 
     Raises UsageError where it was made with others, BitreelError where it has another format or is damaged.
     """
-    if (store / STORE_FILE).exists():
-        found = read_store_settings(store)
+    folder = open_store_folder(store)
+    if folder.exists(STORE_FILE):
+        found = {"curation": []} | read_store_settings(folder)
         differing = [k for k in settings if found.get(k) != settings[k]]
         if differing:
             raise UsageError(
-                f"store '{store}' was made with {', '.join(f'{k}={found.get(k)}' for k in differing)}, not "
+                f"store '{folder}' was made with {', '.join(f'{k}={found.get(k)}' for k in differing)}, not "
                 f"{', '.join(f'{k}={settings[k]}' for k in differing)}; use the same settings or another --store"
             )
-    elif store.is_dir() and any(store.iterdir()):
-        raise UsageError(f"'{store}' is a folder with other things in it; give --store a new or empty folder")
-    for folder in (SHARDS, MANIFEST, QUARANTINE):
-        (store / folder).mkdir(parents=True, exist_ok=True)
-    if not (store / STORE_FILE).exists():
-        write_atomically(
-            store / STORE_FILE, (json.dumps({"format": STORE_FORMAT, **settings}, indent=2) + "\n").encode()
-        )
+        return
+    folder.make((SHARDS, MANIFEST, QUARANTINE))
+    folder.write(STORE_FILE, (json.dumps({"format": STORE_FORMAT, **settings}, indent=2) + "\n").encode())
 
 
-def read_store_settings(store: Path) -> dict[str, Any]:
+def read_store_settings(store: Store) -> dict[str, Any]:
     """What `store.json` says. Raises UsageError where there is no store, BitreelError for another format or damage."""
-    path = store / STORE_FILE
-    if not path.is_file():
-        raise UsageError(f"'{store}' is not a clip store (no {STORE_FILE}); make one with `bitreel ingest`")
+    folder = open_store_folder(store)
+    if not folder.exists(STORE_FILE):
+        raise UsageError(f"'{folder}' is not a clip store (no {STORE_FILE}); make one with `bitreel ingest`")
     try:
-        settings = json.loads(path.read_text())
+        settings = json.loads(folder.read(STORE_FILE))
         version = settings["format"]
     except (ValueError, KeyError, TypeError) as error:
-        raise BitreelError(f"store '{store}': {STORE_FILE} is damaged; ingest into a new store") from error
+        raise BitreelError(f"store '{folder}': {STORE_FILE} is damaged; ingest into a new store") from error
     if version != STORE_FORMAT:
         raise BitreelError(
-            f"store '{store}' has format {version}, this version reads format {STORE_FORMAT}; ingest into a new store"
+            f"store '{folder}' has format {version}, this version reads format {STORE_FORMAT}; ingest into a new store"
         )
     return dict(settings)
 
 
-def read_manifest(store: Path, columns: Sequence[str] | None = None) -> pa.Table:
-    """All clips of a store, ordered by source checksum and frame. Raises as `read_store_settings`."""
-    read_store_settings(store)
-    return _read_fragments(store / MANIFEST, CLIP_SCHEMA, columns)
+def read_manifest(
+    store: Store,
+    columns: Sequence[str] | None = None,
+    where: pc.Expression | None = None,
+    dropped: bool = False,
+) -> pa.Table:
+    """The clips of a store, ordered by source checksum and frame.
+
+    where: a filter on any columns; what the statistics of large parts rule out is not read. dropped: also the clips
+    that a curation rule left out. Raises as `read_store_settings`, BitreelError where a file is damaged.
+    """
+    folder = open_store_folder(store)
+    read_store_settings(folder)
+    chosen = list(CLIP_SCHEMA.names if columns is None else columns)
+    condition = where
+    if not dropped:  # stores of before the rules have no such column
+        in_use = pc.field("dropped").is_null() | (pc.field("dropped") == "")
+        condition = in_use if where is None else in_use & where
+    parts, fragments = manifest_files(folder)
+    needed = list(dict.fromkeys([*chosen, "source_checksum", "first_frame"]))
+    table = _read(folder, fragments, CLIP_SCHEMA, needed, condition)
+    if parts:
+        if fragments:
+            names = pa.array([name.rsplit("/", 1)[-1].removesuffix(".parquet") for name in fragments])
+            newer = pc.is_in(pc.utf8_slice_codeunits(pc.field("source_checksum"), 0, NAME_LENGTH), value_set=names)
+            condition = ~newer if condition is None else condition & ~newer
+        table = pa.concat_tables([_read(folder, parts, CLIP_SCHEMA, needed, condition), table])
+    return table.sort_by([("source_checksum", "ascending"), ("first_frame", "ascending")]).select(chosen)
 
 
-def read_quarantine(store: Path) -> pa.Table:
+def manifest_files(folder: StoreFolder) -> tuple[list[str], list[str]]:
+    """Names of the parts, and of the fragments that are not merged yet."""
+    listed = folder.listing(MANIFEST)
+    try:
+        parts = json.loads(folder.read(PARTS_FILE))["parts"] if Path(PARTS_FILE).name in listed else []
+    except (ValueError, KeyError, TypeError) as error:
+        raise BitreelError(f"'{folder}/{PARTS_FILE}' is damaged; ingest into a new store") from error
+    names = (name for name in sorted(listed) if name.endswith(".parquet") and not name.startswith("part-"))
+    return [f"{MANIFEST}/{name}" for name in parts], [f"{MANIFEST}/{name}" for name in names]
+
+
+def read_quarantine(store: Store) -> pa.Table:
     """The sources that could not be ingested, with reasons. Raises as `read_store_settings`."""
-    read_store_settings(store)
-    return _read_fragments(store / QUARANTINE, QUARANTINE_SCHEMA, None)
+    folder = open_store_folder(store)
+    read_store_settings(folder)
+    names = [f"{QUARANTINE}/{name}" for name in sorted(folder.listing(QUARANTINE)) if name.endswith(".parquet")]
+    return _read(folder, names, QUARANTINE_SCHEMA, QUARANTINE_SCHEMA.names, None)
 
 
-def write_fragment(folder: Path, name: str, rows: list[dict[str, Any]], schema: pa.Schema) -> None:
-    """Write one Parquet fragment by rename; for the manifest this is the moment that commits a source."""
+def write_fragment(store: Store, name: str, rows: list[dict[str, Any]], schema: pa.Schema) -> None:
+    """Write one Parquet fragment ("manifest/…" without ending); this is the moment that commits a source."""
     # Through JSON, because Table.from_pylist loads pandas, which costs each ingest worker more than its first video.
     lines = "\n".join(json.dumps(row) for row in rows).encode()
     options = pj.ParseOptions(explicit_schema=schema, unexpected_field_behavior="error")
     table = pj.read_json(pa.BufferReader(lines), parse_options=options) if rows else schema.empty_table()
     buffer = pa.BufferOutputStream()
     pq.write_table(table.select(schema.names).cast(schema), buffer)
-    write_atomically(folder / f"{name}.parquet", buffer.getvalue().to_pybytes())
+    open_store_folder(store).write(f"{name}.parquet", buffer.getvalue().to_pybytes())
 
 
-def _read_fragments(folder: Path, schema: pa.Schema, columns: Sequence[str] | None) -> pa.Table:
-    chosen = schema if columns is None else pa.schema([schema.field(c) for c in columns])
-    tables = []
-    for path in sorted(folder.glob("*.parquet")):
-        if path.name.startswith("."):
-            continue
-        try:
-            tables.append(pq.ParquetFile(path).read(columns=chosen.names).cast(chosen))
-        except (pa.ArrowException, OSError, ValueError) as error:
-            raise BitreelError(f"'{path}' is damaged; delete it and run `bitreel ingest` again") from error
-    return pa.concat_tables(tables) if tables else chosen.empty_table()
+def _read(
+    folder: StoreFolder, names: list[str], schema: pa.Schema, columns: Sequence[str], where: pc.Expression | None
+) -> pa.Table:
+    """Read Parquet files of the store; columns that a file does not have are null."""
+    if not names:
+        return pa.schema([schema.field(name) for name in columns]).empty_table()
+    filesystem, root = folder.arrow()
+    try:
+        files = pd.dataset([f"{root}/{name}" for name in names], schema=schema, format="parquet", filesystem=filesystem)
+        return files.to_table(columns=list(columns), filter=where)
+    except (pa.ArrowException, OSError, ValueError) as error:
+        damaged = next((name for name in names if not _readable(filesystem, f"{root}/{name}")), None)
+        if damaged is None:
+            raise
+        raise BitreelError(f"'{folder}/{damaged}' is damaged; delete it and run `bitreel ingest` again") from error
+
+
+def _readable(filesystem: Any, path: str) -> bool:
+    try:
+        pq.read_table(path, filesystem=filesystem)
+    except (pa.ArrowException, OSError, ValueError):
+        return False
+    return True

@@ -8,20 +8,21 @@ from __future__ import annotations
 import errno
 import io
 import json
-import os
 import tarfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import numpy as np
 from blake3 import blake3
 from numpy.typing import NDArray
 
-from codec.atomic_files import unfinished_path
 from codec.errors import BitreelError
+from pipeline.direct_file import DirectFile
+from pipeline.store_folder import StoreFolder
 
+_FOLDER = "shards"
 SHARD_BYTES = 1 << 30  # a source that needs more gets several shards
 _NO_SPACE = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
@@ -31,7 +32,7 @@ class StoreWriteError(BitreelError):
 
 
 @contextmanager
-def blaming_store(store: Path) -> Iterator[None]:
+def blaming_store(store: Path | StoreFolder) -> Iterator[None]:
     """Turn an OSError inside into a StoreWriteError that names the store and the mend."""
     try:
         yield
@@ -46,15 +47,15 @@ def blaming_store(store: Path) -> Iterator[None]:
 class ShardWriter:
     """Writes the clips of one source into shards `<name>-0000.tar`, `<name>-0001.tar`, ...
 
-    `add` as often as needed, then `commit`, which gives the rows their shard, offset and length; or `abort`.
+    `add` or `leave_out` as often as needed, then `commit`, which gives the rows; or `abort`.
     Raises OSError as the disk does.
     """
 
-    def __init__(self, folder: Path, name: str) -> None:
+    def __init__(self, folder: StoreFolder, name: str) -> None:
         self._folder = folder
         self._name = name
-        self._parts: list[tuple[Path, Path]] = []  # temporary, final
-        self._handle: BinaryIO | None = None
+        self._parts: list[tuple[Path, str]] = []  # temporary, final name
+        self._handle: DirectFile | None = None
         self._rows: list[dict[str, Any]] = []
 
     def add(self, key: str, array: NDArray[np.uint8], facts: dict[str, Any]) -> dict[str, Any]:
@@ -62,31 +63,26 @@ class ShardWriter:
         handle = self._handle
         if handle is None or handle.tell() + array.nbytes > SHARD_BYTES:
             handle = self._next()
-        begin = handle.tell()
         head = io.BytesIO()
         np.lib.format.write_array_header_1_0(head, np.lib.format.header_data_from_array_1_0(array))
         header = head.getvalue()
         body = np.ascontiguousarray(array).data.cast("B")
         row = {"clip_id": blake3(header).update(body).hexdigest(), "key": key, **facts}
         _write_member(handle, f"{key}.json", json.dumps(row, sort_keys=True).encode())
-        _write_member(handle, f"{key}.npy", header, body)
-        if hasattr(os, "posix_fadvise"):  # start writing to the disk now, so that the sync at the end is short
-            os.posix_fadvise(handle.fileno(), begin, handle.tell() - begin, os.POSIX_FADV_DONTNEED)
-        row["shard"] = self._parts[-1][1].name
+        offset = _write_member(handle, f"{key}.npy", header, body)
+        row |= {"shard": self._parts[-1][1], "offset": offset, "length": len(header) + len(body)}
         self._rows.append(row)
         return row
 
+    def leave_out(self, key: str, facts: dict[str, Any]) -> None:
+        """Keep a clip's row, in its place among the others, without its pixels."""
+        self._rows.append({"clip_id": "", "key": key, **facts, "shard": "", "offset": 0, "length": 0})
+
     def commit(self) -> list[dict[str, Any]]:
-        """Finish, sync and rename all shards; gives the rows with offsets read back from the finished tars."""
+        """Finish and sync all shards and give them their names; gives the rows."""
         self._finish()
-        places: dict[str, tuple[int, int]] = {}
-        for temporary, _ in self._parts:
-            with tarfile.open(temporary, "r:") as tar:
-                places.update({m.name: (m.offset_data, m.size) for m in tar})
-        for row in self._rows:
-            row["offset"], row["length"] = places[f"{row['key']}.npy"]
         for temporary, final in self._parts:
-            temporary.replace(final)
+            self._folder.adopt(temporary, f"{_FOLDER}/{final}")
         return self._rows
 
     def abort(self) -> None:
@@ -95,37 +91,33 @@ class ShardWriter:
             self._handle.close()
             self._handle = None
         for temporary, _ in self._parts:
-            temporary.unlink(missing_ok=True)
+            self._folder.discard(temporary)
 
-    def _next(self) -> BinaryIO:
+    def _next(self) -> DirectFile:
         self._finish()
-        final = self._folder / f"{self._name}-{len(self._parts):04d}.tar"
-        self._parts.append((unfinished_path(final), final))
-        self._handle = self._parts[-1][0].open("xb", buffering=0)
+        final = f"{self._name}-{len(self._parts):04d}.tar"
+        self._parts.append((self._folder.scratch(f"{_FOLDER}/{final}"), final))
+        self._handle = DirectFile(self._parts[-1][0])
         return self._handle
 
     def _finish(self) -> None:
         if self._handle is None:
             return
         handle, self._handle = self._handle, None
-        with handle:
+        try:
             blocks = handle.tell() + 2 * tarfile.BLOCKSIZE
-            padding = -blocks % tarfile.RECORDSIZE
-            _write_all(handle, b"\0" * (2 * tarfile.BLOCKSIZE + padding))
-            os.fsync(handle.fileno())
+            handle.write(b"\0" * (2 * tarfile.BLOCKSIZE + -blocks % tarfile.RECORDSIZE))
+            handle.finish()
+        finally:
+            handle.close()
 
 
-def _write_member(handle: BinaryIO, name: str, *pieces: bytes | memoryview) -> None:
+def _write_member(handle: DirectFile, name: str, *pieces: bytes | memoryview) -> int:
+    """Append a member; gives the place of its first byte."""
     info = tarfile.TarInfo(name)
     info.size = sum(len(piece) for piece in pieces)
     info.mode = 0o444
-    _write_all(handle, info.tobuf(tarfile.USTAR_FORMAT) + pieces[0])
-    for piece in pieces[1:]:
-        _write_all(handle, piece)
-    _write_all(handle, b"\0" * (-info.size % tarfile.BLOCKSIZE))
-
-
-def _write_all(handle: BinaryIO, data: bytes | memoryview) -> None:
-    view = memoryview(data)
-    while view:
-        view = view[handle.write(view) :]
+    place = handle.tell() + tarfile.BLOCKSIZE
+    for piece in (info.tobuf(tarfile.USTAR_FORMAT), *pieces, b"\0" * (-info.size % tarfile.BLOCKSIZE)):
+        handle.write(piece)
+    return place

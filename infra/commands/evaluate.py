@@ -21,8 +21,8 @@ def register(app: typer.Typer) -> None:
     app.command(
         "evaluate",
         help="Measure a model on videos with real bitstreams beside other codecs: RD table, BD-rates, report.html.",
-        epilog="Examples: bitreel evaluate --model street-cams@3 --videos held-out/ --qps 0,21,42,63 --anchors x265-ldp; "
-        "bitreel evaluate --model innvc-small --test-set uvg --test-set-folder ~/uvg --anchors x265-ldp,vvenc-ld",
+        epilog="Examples: bitreel evaluate --model street-cams@3 --videos held-out/ --qps 0,21,42,63 --anchors "
+        "x265-ldp; bitreel evaluate --model innvc-small --test-set uvg --test-set-folder ~/uvg --anchors x265-ldp,vvenc-ld",
     )(evaluate_command)
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -26,7 +25,7 @@ def register(app: typer.Typer) -> None:
 
 def ingest(
     sources: Annotated[list[str], typer.Argument(metavar="SRC...", help="Files, folders, globs, lists, URLs.")],
-    store: Annotated[Path, typer.Option(help="Folder of the store; made where it is not there.")],
+    store: Annotated[str, typer.Option(help="Folder or URL (s3://…) of the store; made where it is not there.")],
     clip_frames: Annotated[int, typer.Option(help="Frames in a clip; clips never cross a shot cut.")] = 16,
     crop: Annotated[str | None, typer.Option(metavar="WxH", help="Keep only the centre of the pictures.")] = None,
     pixels: Annotated[str, typer.Option(help="yuv420 (planes as stored in the video) or rgb.")] = "yuv420",
@@ -34,9 +33,20 @@ def ingest(
     decoder: Annotated[str | None, typer.Option(help="decord or pyav; yuv420 stores are always read by pyav.")] = None,
     workers: Annotated[int | None, typer.Option(help="Ray actors that decode; one a CPU by default.")] = None,
     address: Annotated[str | None, typer.Option(help="Ray cluster, e.g. ray://head:10001; else this machine.")] = None,
+    drop_static: Annotated[bool, typer.Option("--drop-static", help="Leave out clips in which nothing moves.")] = False,
+    drop_black: Annotated[bool, typer.Option("--drop-black", help="Leave out black clips.")] = False,
+    drop_near_duplicates: Annotated[
+        bool, typer.Option("--drop-near-duplicates", help="Leave out clips that another source has almost the same.")
+    ] = False,
+    trim_bars: Annotated[bool, typer.Option("--trim-bars", help="Cut black bars off the clips.")] = False,
+    worker_memory: Annotated[int, typer.Option(metavar="MIB", help="Memory that a decoding process may take.")] = 2048,
+    timeout: Annotated[
+        float, typer.Option(metavar="SECONDS", help="A video without progress for so long is given up.")
+    ] = 120.0,
     json_path: JsonOption = None,
 ) -> None:
     from pipeline.ingest import IngestProgress, ingest_videos
+    from pipeline.ingest_calls import Curation
 
     with progress() as bar:
         task = bar.add_task("ingesting", total=None)
@@ -54,6 +64,9 @@ def ingest(
             workers=workers,
             decoder=decoder,
             address=address,
+            curation=Curation(drop_static, drop_black, drop_near_duplicates, trim_bars),
+            worker_memory=worker_memory,
+            stall=timeout,
             on_progress=show,
         )
     rate = report.frames / report.seconds if report.seconds else 0.0
@@ -67,7 +80,7 @@ def ingest(
         )
     for reason in report.quarantined.values():
         console.print(f"[yellow]quarantined[/] {escape(reason)}", soft_wrap=True)
-    write_json(json_path, vars(report) | {"frames_per_second": rate, "store": str(store)})
+    write_json(json_path, vars(report) | {"frames_per_second": rate, "store": store})
 
 
 def parse_size(text: str | None, option: str) -> tuple[int, int] | None:

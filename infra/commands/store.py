@@ -1,4 +1,4 @@
-"""`bitreel store ls|verify|stats`: what a clip store holds, and whether it is whole."""
+"""`bitreel store ls|verify|stats|compact|copy`: what a clip store holds, whether it is whole, and its upkeep."""
 
 from __future__ import annotations
 
@@ -11,29 +11,45 @@ from rich.markup import escape
 from codec.errors import BitreelError
 from infra.console import JsonOption, console, progress, write_json
 
-StoreArgument = Annotated[Path, typer.Argument(metavar="DIR", help="Folder of the store.")]
+StoreArgument = Annotated[str, typer.Argument(metavar="DIR", help="Folder or URL (s3://…) of the store.")]
 
 
 def register(app: typer.Typer) -> None:
-    group = typer.Typer(help="Look at a clip store, or check it.", no_args_is_help=True)
+    group = typer.Typer(help="Look at a clip store, check it, tidy it or copy it.", no_args_is_help=True)
     group.command("ls", help="List the sources of a store.\n\nExample: bitreel store ls clips")(ls)
     group.command(
         "verify",
-        help="Check every shard against the manifest, clip by clip, both ways.\n\nExample: bitreel store verify clips",
+        help="Check every shard against the manifest, clip by clip, both ways. --quick checks names, sizes and places "
+        "without reading shards.\n\nExample: bitreel store verify clips",
     )(verify)
     group.command(
         "stats",
-        help="Counts, sizes, motion, sharpness, and the quarantine table.\n\nExample: bitreel store stats clips",
+        help="Counts, sizes, motion, sharpness, what was left out by which rule, and the quarantine table.\n\n"
+        "Example: bitreel store stats clips",
     )(stats)
+    group.command(
+        "compact",
+        help="Merge the manifest's fragments into large parts. An ingest does so by itself from 1000 fragments on.\n\n"
+        "Example: bitreel store compact clips",
+    )(compact)
+    group.command(
+        "copy",
+        help="Copy a store, or what a copy lacks; to train on a remote store, copy it to a disk first.\n\n"
+        "Example: bitreel store copy s3://bucket/clips clips",
+    )(copy)
     app.add_typer(group, name="store")
 
 
-def ls(store: StoreArgument, json_path: JsonOption = None) -> None:
+def ls(
+    store: StoreArgument,
+    split: Annotated[str | None, typer.Option(help="Only the sources of train, val or test.")] = None,
+    json_path: JsonOption = None,
+) -> None:
     from rich.table import Table
 
     from pipeline.store import list_sources
 
-    found = list_sources(store)
+    found = list_sources(store, split)
     table = Table("source", "split", "clips", "frames", "of", "size", "decoder", "notes", box=None)
     for entry in found:
         name, counts = Path(entry.source).name, (entry.clips, entry.frames, entry.source_frames)
@@ -43,12 +59,19 @@ def ls(store: StoreArgument, json_path: JsonOption = None) -> None:
     write_json(json_path, [vars(entry) for entry in found])
 
 
-def verify(store: StoreArgument, json_path: JsonOption = None) -> None:
-    from pipeline.store import verify_store
+def verify(
+    store: StoreArgument,
+    quick: Annotated[bool, typer.Option("--quick", help="Read no shards: names, sizes and places only.")] = False,
+    json_path: JsonOption = None,
+) -> None:
+    from pipeline.verification import verify_layout, verify_store
 
     with progress() as bar:
         task = bar.add_task("verifying", total=None)
-        result = verify_store(store, lambda done, total: bar.update(task, completed=done, total=total))
+        if quick:
+            result = verify_layout(store)
+        else:
+            result = verify_store(store, lambda done, total: bar.update(task, completed=done, total=total))
     write_json(json_path, vars(result))
     for problem in result.problems:
         console.print(f"[red]wrong[/] {escape(problem)}", soft_wrap=True)
@@ -73,12 +96,33 @@ def stats(store: StoreArgument, json_path: JsonOption = None) -> None:
         console.print(f"{split:<10} {counts['sources']} sources, {counts['clips']} clips, {counts['frames']} frames")
     for name in ("sizes", "source_pixel_formats", "decoders"):
         console.print(f"{name.replace('_', ' '):<10} " + ", ".join(f"{k}: {v}" for k, v in figures[name].items()))
-    for name in ("motion", "sharpness"):
+    for name in ("motion", "sharpness", "brightness"):
         _print_spread(name, figures[name])
+    dropped = figures["dropped"]
+    kept = f" (still in the shards: {_size(figures['dropped_bytes'])})" if figures["dropped_bytes"] else ""
+    console.print(f"{'left out':<10} " + (", ".join(f"{k}: {v} clips" for k, v in dropped.items()) or "nothing") + kept)
+    console.print(f"{'bars':<10} trimmed off {figures['trimmed_bars']} clips")
     console.print(f"{'quarantine':<10} {len(figures['quarantine'])} sources")
     for entry in figures["quarantine"]:
         console.print(f"  {escape(entry['reason'])}", soft_wrap=True)
     write_json(json_path, figures)
+
+
+def compact(store: StoreArgument) -> None:
+    from pipeline.compaction import compact_manifest
+
+    console.print(f"{compact_manifest(store)} fragments merged")
+
+
+def copy(
+    store: StoreArgument, target: Annotated[str, typer.Argument(metavar="TARGET", help="Folder or URL to copy to.")]
+) -> None:
+    from pipeline.store_copy import copy_store
+
+    with progress() as bar:
+        task = bar.add_task("copying", total=None)
+        copied, size = copy_store(store, target, lambda done, total: bar.update(task, completed=done, total=total))
+    console.print(f"{copied} files copied ({_size(size)})")
 
 
 def _print_spread(name: str, spread: dict[str, Any]) -> None:

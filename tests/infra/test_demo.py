@@ -12,7 +12,7 @@ from infra.registry import CHAMPION, list_versions
 from infra.tracking import connect
 from pipeline.manifest import read_manifest
 from pipeline.rendered import render_demo_videos
-from pipeline.store import verify_store
+from pipeline.verification import verify_store
 from trainers.loop import fresh_codec
 from trainers.recipe import load_recipe
 

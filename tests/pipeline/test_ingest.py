@@ -3,14 +3,10 @@
 from __future__ import annotations
 
 import json
-import os
 import resource
 import shutil
 import signal
-import threading
-import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -24,7 +20,8 @@ from infra.commands import ingest as ingest_command
 from pipeline.decoders import open_video
 from pipeline.ingest import MAX_ATTEMPTS, IngestProgress, ingest_videos
 from pipeline.manifest import read_manifest, read_quarantine
-from pipeline.store import verify_store
+from pipeline.verification import verify_store
+from tests.pipeline.process_hunt import hunting, own_processes
 
 MakeVideo = Callable[..., Path]
 
@@ -33,50 +30,6 @@ pytestmark = pytest.mark.usefixtures("local_ray")
 
 def rows_of(store: Path) -> list[dict]:
     return read_manifest(store).to_pylist()
-
-
-def own_workers() -> list[int]:
-    """Process ids of the ingest workers that this very process started, through Ray's own processes."""
-    parents, workers = {}, []
-    for folder in Path("/proc").iterdir():
-        try:
-            if folder.name.isdecimal():
-                parents[int(folder.name)] = int((folder / "stat").read_text().rpartition(")")[2].split()[1])
-                if (folder / "cmdline").read_bytes().startswith(b"ray::IngestWorker"):
-                    workers.append(int(folder.name))
-        except OSError:  # ended meanwhile
-            continue
-
-    def is_own(process: int) -> bool:
-        while process > 1 and process != os.getpid():
-            process = parents.get(process, 0)
-        return process == os.getpid()
-
-    return [process for process in workers if is_own(process)]
-
-
-@contextmanager
-def killer(kills: int) -> Iterator[list[int]]:
-    """In the background, kill -9 the first `kills` ingest workers that show up; gives the growing list of their ids."""
-    killed: list[int] = []
-    earlier = own_workers()  # of a run before, still on their way out
-    over = threading.Event()
-
-    def hunt() -> None:
-        while len(killed) < kills and not over.is_set():
-            for process in own_workers():
-                if process not in [*killed, *earlier] and len(killed) < kills:
-                    os.kill(process, signal.SIGKILL)
-                    killed.append(process)
-            time.sleep(0.01)
-
-    thread = threading.Thread(target=hunt)
-    thread.start()
-    try:
-        yield killed
-    finally:
-        over.set()
-        thread.join()
 
 
 def nothing_half_written(store: Path) -> bool:
@@ -248,26 +201,43 @@ def test_three_sources_always_hold_one_out(tmp_path: Path, make_video: MakeVideo
 def test_a_killed_worker_costs_nothing(tmp_path: Path, make_video: MakeVideo) -> None:
     for i in range(6):
         make_video(f"v/{i}.mkv", codec="ffv1", size=(160, 96), frames=24, seeds=[i] * 24)
-    with killer(1) as killed:
+    with hunting("actor", 1, signal.SIGKILL) as killed:
         report = ingest_videos([tmp_path / "v"], tmp_path / "store", clip_frames=4, workers=2)
     assert len(killed) == 1
-    assert (report.worker_deaths, report.ingested, report.clips, report.quarantined) == (1, 6, 36, {})
+    assert (report.crashes, report.ingested, report.clips, report.quarantined) == (0, 6, 36, {})
     result = verify_store(tmp_path / "store")
     assert (result.clips, result.problems) == (36, [])
     assert nothing_half_written(tmp_path / "store")
     again = ingest_videos([tmp_path / "v"], tmp_path / "store", clip_frames=4)
     assert (again.skipped, again.ingested, again.worker_deaths) == (6, 0, 0)
     ingest_videos([tmp_path / "v"], tmp_path / "calm", clip_frames=4)
-    assert [r["clip_id"] for r in rows_of(tmp_path / "calm")] == [r["clip_id"] for r in rows_of(tmp_path / "store")]
+    assert rows_of(tmp_path / "calm") == rows_of(tmp_path / "store")
 
 
-def test_a_video_that_kills_every_worker_is_quarantined(tmp_path: Path, make_video: MakeVideo) -> None:
-    path = make_video("v/a.mkv", codec="ffv1", frames=30)
-    with killer(MAX_ATTEMPTS), pytest.raises(VideoError, match=f"{MAX_ATTEMPTS} workers died"):
-        ingest_videos([path], tmp_path / "store", clip_frames=4)
-    assert read_quarantine(tmp_path / "store").to_pylist()[0]["retry"]
-    assert ingest_videos([path], tmp_path / "store", clip_frames=4).ingested == 1  # tried again, and well
-    assert read_quarantine(tmp_path / "store").num_rows == 0
+def test_videos_that_crash_or_hang_are_quarantined_after_three_tries(tmp_path: Path, make_video: MakeVideo) -> None:
+    make_video("v/good.mkv", codec="ffv1", frames=30)
+    crashing = make_video("v/crashing.mkv", codec="ffv1", size=(320, 240), frames=250, seeds=[1] * 250)
+    store = tmp_path / "store"
+    with hunting(crashing, MAX_ATTEMPTS + 1, signal.SIGSEGV) as hit:
+        report = ingest_videos([tmp_path / "v"], store, clip_frames=4, workers=1)
+    assert (len(hit), report.crashes, report.worker_deaths, report.ingested) == (MAX_ATTEMPTS, MAX_ATTEMPTS, 0, 1)
+    assert report.quarantined[str(crashing)].endswith("killed its process: SIGSEGV; tried 3 times")
+    hanging = make_video("w/hanging.mkv", codec="ffv1", size=(320, 240), frames=250, seeds=[2] * 250)
+    with hunting(hanging, MAX_ATTEMPTS + 1, signal.SIGSTOP) as hit, pytest.raises(VideoError, match="no life for 1 s"):
+        ingest_videos([hanging], store, clip_frames=4, workers=1, stall=1.0)
+    assert len(hit) == MAX_ATTEMPTS
+    assert nothing_half_written(store)
+    assert verify_store(store).problems == []
+
+
+def test_a_video_that_needs_too_much_memory_is_quarantined(tmp_path: Path, make_video: MakeVideo) -> None:
+    make_video("v/small.mkv", codec="ffv1")
+    large = make_video("v/large.mkv", codec="ffv1", size=(4096, 3072), frames=2)
+    report = ingest_videos([tmp_path / "v"], tmp_path / "store", clip_frames=64, workers=1, worker_memory=500)
+    assert (report.ingested, report.crashes) == (1, 0)
+    assert "needs more than the 500 MiB" in report.quarantined[str(large)]
+    report = ingest_videos([tmp_path / "v"], tmp_path / "store", clip_frames=64, workers=1, worker_memory=4000)
+    assert (report.ingested, report.skipped) == (1, 1)
 
 
 def test_a_full_disk_keeps_what_is_done(tmp_path: Path, make_video: MakeVideo) -> None:
@@ -275,7 +245,7 @@ def test_a_full_disk_keeps_what_is_done(tmp_path: Path, make_video: MakeVideo) -
         make_video(f"v/{i}.mkv", codec="ffv1", size=(160, 96), frames=24, seeds=[i] * 24)
 
     def fill_up(progress: IngestProgress) -> None:  # from now on the workers can't write more than 64 kB a file
-        for process in own_workers():
+        for process in own_processes("decoder"):
             resource.prlimit(process, resource.RLIMIT_FSIZE, (65536, 65536))
 
     store = tmp_path / "store"

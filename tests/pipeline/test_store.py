@@ -12,9 +12,11 @@ import typer
 from codec.errors import BitreelError, UsageError
 from infra.commands import ingest as ingest_command
 from infra.commands import store as store_command
-from pipeline.ingest_worker import IngestSettings, IngestWorker
+from pipeline.ingest_calls import IngestSettings
+from pipeline.ingest_worker import IngestWorker
 from pipeline.manifest import create_or_check_store, read_manifest
-from pipeline.store import list_sources, store_stats, verify_store
+from pipeline.store import list_sources, store_stats
+from pipeline.verification import verify_store
 
 MakeVideo = Callable[..., Path]
 

@@ -41,7 +41,7 @@ def write_clips(folder: Path, sources: Mapping[str, Sequence[NDArray[np.uint8]]]
         rows = [row | places[f"{row['key']}.npy"] | {"shard": shard.name, "split": "train"} for row in rows]
         for row in rows[len(rows) - held_out :]:
             row["split"] = "val"
-        write_fragment(folder / MANIFEST, source, rows, CLIP_SCHEMA)
+        write_fragment(folder, f"{MANIFEST}/{source}", rows, CLIP_SCHEMA)
     return folder
 
 

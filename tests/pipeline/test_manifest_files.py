@@ -1,0 +1,147 @@
+"""The manifest as files: fragments, merged parts, damage, and a million rows' worth of questions on a smaller scale."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pyarrow.compute as pc
+import pytest
+
+from codec.errors import BitreelError
+from pipeline.compaction import compact_manifest
+from pipeline.ingest_calls import fragment_name
+from pipeline.manifest import (
+    CLIP_SCHEMA,
+    MANIFEST,
+    create_or_check_store,
+    manifest_files,
+    read_manifest,
+    write_fragment,
+)
+from pipeline.store import list_sources, store_stats
+from pipeline.store_folder import open_store_folder
+from pipeline.store_settling import remove_leftovers, settle_store
+from pipeline.verification import verify_layout
+
+
+def clip_rows(source: int, clips: int, split: str = "train") -> list[dict[str, Any]]:
+    """Plausible rows of a source, in one shard."""
+    checksum = f"{source:064x}"[::-1]
+    rows = []
+    for i in range(clips):
+        row: dict[str, Any] = dict.fromkeys(CLIP_SCHEMA.names, 0)
+        row |= {field.name: "" for field in CLIP_SCHEMA if str(field.type) == "string"}
+        row |= {"source": f"/videos/{source}.mp4", "source_checksum": checksum, "first_frame": 16 * i, "frames": 16}
+        row |= {"key": f"{fragment_name(checksum)}-{16 * i:07d}", "shard": f"{fragment_name(checksum)}-0000.tar"}
+        row |= {"offset": 1536 + 4096 * i, "length": 2048, "split": split, "notes": ["a note"]}
+        row |= {"width": 64, "height": 48, "motion": float(i), "decoder": "pyav", "decoder_version": "1"}
+        rows.append(row)
+    return rows
+
+
+def commit(store: Path, source: int, clips: int = 3, split: str = "train") -> None:
+    rows = clip_rows(source, clips, split)
+    write_fragment(store, f"{MANIFEST}/{fragment_name(rows[0]['source_checksum'])}", rows, CLIP_SCHEMA)
+    with (store / "shards" / rows[0]["shard"]).open("wb") as shard:
+        shard.truncate(1536 + 4096 * clips + 10240)
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Path:
+    create_or_check_store(tmp_path / "store", {"pixels": "yuv420", "clip_frames": 16, "crop": None, "downscale": 1})
+    for source in range(5):
+        commit(tmp_path / "store", source, split="val" if source == 3 else "train")
+    return tmp_path / "store"
+
+
+def test_merging_changes_no_answer(store: Path) -> None:
+    before, listed, figures = read_manifest(store), list_sources(store), store_stats(store)
+    assert compact_manifest(store) == 5
+    parts, fragments = manifest_files(open_store_folder(store))
+    assert (len(parts), fragments) == (1, [])
+    assert read_manifest(store).equals(before)
+    assert list_sources(store) == listed
+    assert store_stats(store) == figures
+    assert verify_layout(store).problems == []
+    assert compact_manifest(store) == 0
+    val = read_manifest(store, ["source", "split"], where=pc.field("split") == "val")
+    assert val["source"].unique().to_pylist() == ["/videos/3.mp4"]
+    assert [entry.source for entry in list_sources(store, "val")] == ["/videos/3.mp4"]
+
+
+def test_a_fragment_counts_more_than_a_part(store: Path) -> None:
+    compact_manifest(store)
+    commit(store, 2, clips=2, split="test")  # written anew
+    commit(store, 9)
+    rows = read_manifest(store).to_pylist()
+    assert len(rows) == 4 * 3 + 2 + 3
+    assert {row["split"] for row in rows if row["source"] == "/videos/2.mp4"} == {"test"}
+    assert [(row["source_checksum"], row["first_frame"]) for row in rows] == sorted(
+        (row["source_checksum"], row["first_frame"]) for row in rows
+    )
+    before = read_manifest(store)
+    compact_manifest(store)
+    assert read_manifest(store).equals(before)
+
+
+def test_a_merge_stopped_halfway_does_no_harm(store: Path) -> None:
+    before = read_manifest(store)
+    fragments = {path.name: path.read_bytes() for path in (store / MANIFEST).glob("*.parquet")}
+    compact_manifest(store)
+    (part,) = (store / MANIFEST).glob("part-*.parquet")
+    for name, data in fragments.items():  # stopped before the fragments were removed
+        (store / MANIFEST / name).write_bytes(data)
+    assert read_manifest(store).equals(before)
+    (store / MANIFEST / "part-00000-0123.parquet").write_bytes(part.read_bytes())  # or before parts.json named it
+    assert read_manifest(store).equals(before)
+    remove_leftovers(open_store_folder(store))
+    assert [path.name for path in (store / MANIFEST).glob("part-*")] == [part.name]
+    assert len(list((store / "shards").iterdir())) == 5
+
+
+def test_settling_merges_many_fragments(store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("pipeline.store_settling.MERGE_AT", 5)
+    settle_store(open_store_folder(store), 1, near_duplicates=False)
+    assert manifest_files(open_store_folder(store))[1] == []
+
+
+def test_layout_problems_are_found(store: Path) -> None:
+    shards = sorted((store / "shards").iterdir())
+    shards[0].unlink()
+    with shards[1].open("r+b") as handle:
+        handle.truncate(5000)
+    (store / "shards" / "other.tar").touch()
+    rows = clip_rows(4, 3)
+    rows[1]["offset"] = rows[0]["offset"] + 1
+    rows[2]["key"] = rows[1]["key"]
+    write_fragment(store, f"{MANIFEST}/{fragment_name(rows[0]['source_checksum'])}", rows, CLIP_SCHEMA)
+    problems = "\n".join(verify_layout(store).problems)
+    assert f"{shards[0].name}: missing, the manifest has 3 clips in it" in problems
+    assert f"{shards[1].name}: clip" in problems and "lies beyond the shard's end" in problems
+    assert "other.tar: not in the manifest" in problems
+    assert "lies over the clip before it" in problems
+    assert "2 times in the manifest" in problems
+
+
+def test_damage_names_the_file(store: Path) -> None:
+    fragment = sorted((store / MANIFEST).iterdir())[2]
+    fragment.write_bytes(fragment.read_bytes()[:100])
+    with pytest.raises(BitreelError, match=fragment.name):
+        read_manifest(store)
+    (store / MANIFEST / "parts.json").write_text(json.dumps({"no": "parts"}))
+    with pytest.raises(BitreelError, match=r"parts\.json' is damaged"):
+        read_manifest(store)
+
+
+def test_manifests_of_before_the_rules_are_read(store: Path) -> None:
+    old = [name for name in CLIP_SCHEMA.names if name not in ("brightness", "phash", "bars", "dropped")]
+    import pyarrow.parquet as pq
+
+    for path in (store / MANIFEST).iterdir():
+        pq.write_table(pq.read_table(path).select(old), path)
+    assert read_manifest(store).num_rows == 15
+    assert store_stats(store)["dropped"] == {}
+    settle_store(open_store_folder(store), 0, near_duplicates=True)
+    assert read_manifest(store).num_rows == 15
