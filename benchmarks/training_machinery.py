@@ -2,8 +2,8 @@
 
 Steady state: the same recipe, seed and store in a fresh process each time, in turns: the plain loop, Ray Train with one
 worker of one thread, Ray Train with two. A round's figure is the median of its logged windows, the first one left out;
-the ratios are medians over rounds, of the clock and, for a host that has other work, of rank 0's CPU time. The plain loop
-writes no checkpoints, the others do.
+the ratios are medians over rounds, of the clock and, for a host that has other work, of rank 0's CPU time. The plain
+loop writes no checkpoints, the others do.
 
 Waiting: from the command to the first finished step and, a worker killed with -9 in mid-run, from its death to the next
 finished step, with what went by between (Ray up, workers there, training begun).
@@ -14,6 +14,7 @@ Example: python -m benchmarks.training_machinery --store clips/ --rounds 3 --jso
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import os
 import signal
@@ -124,7 +125,7 @@ def measured(arguments: argparse.Namespace, workers: int, kill: bool = False) ->
         if done.returncode:
             sys.exit(done.stderr)
         points = Curve(out / "curve").points()
-        windows = list(zip(points[1:], points[2:], strict=False))
+        windows = list(itertools.pairwise(points[1:]))
         figures = {
             "seconds_per_step": statistics.median(point[2] for point in points[1:]),
             "cpu_seconds_per_step": statistics.median((b[3] - a[3]) / (b[1] - a[1]) for a, b in windows),
