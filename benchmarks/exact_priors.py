@@ -30,6 +30,7 @@ from trainers.checkpoint import Snapshot
 from trainers.loop import Pictures, train
 from trainers.phase_batches import PhaseBatches
 from trainers.recipe import load_recipe
+from trainers.step_requests import Request
 
 QPS = (0, 12, 24, 36, 48, 60)
 STATES = {"hyper-latents, spatial and group contexts": 0, "with the recurrent state": 48}
@@ -49,8 +50,8 @@ class _Progress:
 
     def on_checkpoint(self, snapshot: Snapshot) -> None: ...
 
-    def should_stop(self) -> bool:
-        return False
+    def request(self) -> Request:
+        return Request.NOTHING
 
 
 @contextmanager

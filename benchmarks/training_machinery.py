@@ -2,7 +2,8 @@
 
 Steady state: the same recipe, seed and store in a fresh process each time, in turns: the plain loop, Ray Train with one
 worker of one thread, Ray Train with two. A round's figure is the median of its logged windows, the first one left out;
-the ratios are medians over rounds. The plain loop writes no checkpoints, the others do.
+the ratios are medians over rounds, of the clock and, for a host that has other work, of rank 0's CPU time. The plain
+loop writes no checkpoints, the others do.
 
 Waiting: from the command to the first finished step and, a worker killed with -9 in mid-run, from its death to the next
 finished step, with what went by between (Ray up, workers there, training begun).
@@ -13,6 +14,7 @@ Example: python -m benchmarks.training_machinery --store clips/ --rounds 3 --jso
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import os
 import signal
@@ -39,7 +41,7 @@ def recipe_of(name: str, steps: int, batch: int) -> Any:
 
 
 class Curve:
-    """A tracker that keeps (time, step, seconds a step) in a file."""
+    """A tracker that keeps (time, step, seconds a step, CPU seconds of this process) in a file."""
 
     run_id = ""
 
@@ -51,7 +53,7 @@ class Curve:
 
     def log(self, step: int, metrics: dict[str, float]) -> None:
         with self.path.open("a") as handle:
-            handle.write(json.dumps([time.time(), step, metrics["seconds_per_step"]]) + "\n")
+            handle.write(json.dumps([time.time(), step, metrics["seconds_per_step"], time.process_time()]) + "\n")
 
     def pictures(self, step: int, pictures: object) -> None: ...
 
@@ -59,7 +61,7 @@ class Curve:
 
     def close(self) -> None: ...
 
-    def points(self) -> list[tuple[float, int, float]]:
+    def points(self) -> list[tuple[float, int, float, float]]:
         return [json.loads(line) for line in self.path.read_text().splitlines()] if self.path.is_file() else []
 
 
@@ -123,8 +125,12 @@ def measured(arguments: argparse.Namespace, workers: int, kill: bool = False) ->
         if done.returncode:
             sys.exit(done.stderr)
         points = Curve(out / "curve").points()
-        figures = {"seconds_per_step": statistics.median(seconds for _, _, seconds in points[1:])}
-        first_time, first_step, first_seconds = points[0]
+        windows = list(itertools.pairwise(points[1:]))
+        figures = {
+            "seconds_per_step": statistics.median(point[2] for point in points[1:]),
+            "cpu_seconds_per_step": statistics.median((b[3] - a[3]) / (b[1] - a[1]) for a, b in windows),
+        }
+        first_time, first_step, first_seconds, _ = points[0]
         figures["to_first_step"] = first_time - first_seconds * (first_step - 1) - began
         if workers:
             from trainers.run_events import read_events
@@ -134,7 +140,7 @@ def measured(arguments: argparse.Namespace, workers: int, kill: bool = False) ->
             figures["workers_there"] = started[0] - began
         if kill:
             killed = float((out / "killed").read_text())
-            next_time, _, next_seconds = next(p for p in points if p[0] > started[-1])
+            next_time, _, next_seconds, _ = next(p for p in points if p[0] > started[-1])
             figures["death_to_workers"] = started[-1] - killed
             # A window is closed log_every steps after its first.
             figures["death_to_next_step"] = next_time - 3 * next_seconds - killed
@@ -165,12 +171,14 @@ def main() -> None:
         print(f"round {number + 1}: steps/s {shown}", flush=True)
     killed = measured(arguments, 1, kill=True)
 
-    def ratio(above: str, below: str) -> float:
-        return statistics.median(r[below]["seconds_per_step"] / r[above]["seconds_per_step"] for r in rounds)
+    def ratio(above: str, below: str, figure: str = "seconds_per_step") -> float:
+        return statistics.median(r[below][figure] / r[above][figure] for r in rounds)
 
     report: dict[str, Any] = {
         "ray_of_plain": ratio("one", "plain"),
         "two_of_one": ratio("two", "one"),
+        "ray_of_plain_cpu": ratio("one", "plain", "cpu_seconds_per_step"),
+        "two_of_one_cpu": ratio("two", "one", "cpu_seconds_per_step"),
         "plain_to_first_step": statistics.median(r["plain"]["to_first_step"] for r in rounds),
         **{
             f"ray_{key}": statistics.median(r["one"][key] for r in rounds)
@@ -180,7 +188,9 @@ def main() -> None:
         "rounds": rounds,
     }
     print(f"Ray Train, 1 worker, of the plain loop's steps a second:   {100 * report['ray_of_plain']:.1f} %")
+    print(f"the same in CPU time of the worker:                        {100 * report['ray_of_plain_cpu']:.1f} %")
     print(f"2 workers of 1 thread, of 1 worker of 1 thread:            {report['two_of_one']:.2f} x")
+    print(f"the same in CPU time of one of them:                       {report['two_of_one_cpu']:.2f} x")
     print(f"command to first step, plain loop:                         {report['plain_to_first_step']:.1f} s")
     for label, key in (("Ray up", "ray_ray_up"), ("workers there", "ray_workers_there")):
         print(f"command to {label + ', Ray Train:':48}{report[key]:.1f} s")

@@ -21,7 +21,7 @@ def test_recipe_goes_through_its_phases() -> None:
     codec, recorder = fresh_codec(recipe), Recorder()
     first = {name: p.detach().clone() for name, p in codec.named_parameters()}
     intra_phases = [i for i, phase in enumerate(recipe.phases) if phase.clip_frames == 1]
-    recorder.stop_at = len(intra_phases)
+    recorder.stop_after = len(intra_phases)
     train(codec, recipe, MadeUpBatches(recipe), recorder)
     moved = {name for name, p in codec.named_parameters() if not torch.equal(p, first[name])}
     assert moved and all(name.startswith("intra.") for name in moved)
