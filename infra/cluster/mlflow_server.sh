@@ -2,7 +2,7 @@
 # The MLflow server on PostgreSQL, artifacts in S3 or a folder. What is secret comes from files or the environment and
 # is handed on in the environment, so it is in no command line and no log. Set:
 #
-#     MLFLOW_BACKEND_STORE_URI     postgresql://mlflow@HOST:5432/mlflow, without a password
+#     MLFLOW_BACKEND_STORE_URI     postgresql+psycopg2://mlflow@HOST:5432/mlflow, without a password
 #     PGPASSWORD_FILE              the password's file; or PGPASSWORD itself
 #     MLFLOW_ARTIFACTS_DESTINATION s3://BUCKET/FOLDER or a folder; clients reach artifacts through this server
 #     AWS_SHARED_CREDENTIALS_FILE  for S3, an AWS credentials file; not needed where the machine's role may use the bucket
@@ -11,7 +11,7 @@
 #     MLFLOW_SERVER_ALLOWED_HOSTS  names that clients call it by; by default localhost and private addresses
 set -eu
 
-: "${MLFLOW_BACKEND_STORE_URI:?set it to postgresql://USER@HOST:5432/DATABASE}"
+: "${MLFLOW_BACKEND_STORE_URI:?set it to postgresql+psycopg2://USER@HOST:5432/DATABASE}"
 : "${MLFLOW_ARTIFACTS_DESTINATION:?set it to s3://BUCKET/FOLDER or a folder}"
 case "$MLFLOW_BACKEND_STORE_URI" in
     *://*:*@*)

@@ -48,7 +48,8 @@ def running_server(
         _wait(f"http://{host}:{port}/health", server, folder / "server.log", within)
         yield f"http://{host}:{port}"
     finally:
-        os.killpg(server.pid, 15)
+        if server.poll() is None:
+            os.killpg(server.pid, 15)
         server.wait(30)
 
 

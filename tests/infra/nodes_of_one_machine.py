@@ -56,9 +56,9 @@ class Nodes:
             "PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")]),
             "RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": str(token), "RAY_USAGE_STATS_ENABLED": "0",
             "GLOO_SOCKET_IFNAME": "eth0" if namespaces else "lo",
-            # A node that does not answer is given up after 15 seconds or so, not after a minute.
-            "RAY_health_check_initial_delay_ms": "5000", "RAY_health_check_period_ms": "1000",
-            "RAY_health_check_timeout_ms": "3000", "RAY_health_check_failure_threshold": "4",
+            # A node that does not answer is given up after half a minute: sooner, a busy machine's would be, too.
+            "RAY_health_check_initial_delay_ms": "20000", "RAY_health_check_period_ms": "2000",
+            "RAY_health_check_timeout_ms": "8000", "RAY_health_check_failure_threshold": "3",
         }  # fmt: skip
 
     @property

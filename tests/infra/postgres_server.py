@@ -62,7 +62,7 @@ def running_postgres() -> Iterator[Database]:
             subprocess.run(
                 [str(programs / "createdb"), "-h", str(folder), "-U", "mlflow", "mlflow"], check=True, env=asked
             )
-            yield Database(f"postgresql://mlflow@/mlflow?host={folder}", password)
+            yield Database(f"postgresql+psycopg2://mlflow@/mlflow?host={folder}", password)
         finally:
             run("pg_ctl", "-D", str(data), "-m", "immediate", "-w", "stop")
     finally:

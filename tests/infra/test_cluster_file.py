@@ -111,6 +111,8 @@ def test_environment_asks_for_the_token_and_sends_nothing_home(file: Path, tmp_p
         "MALLOC_TRIM_THRESHOLD_=268435456",
     ):
         assert line in seen
+    card = next(line for line in seen if line.startswith("GLOO_SOCKET_IFNAME=")).partition("=")[2]
+    assert card == "" or Path("/sys/class/net", card).exists()
 
 
 @pytest.fixture

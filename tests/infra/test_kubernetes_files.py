@@ -158,7 +158,7 @@ def test_secrets_are_named_and_not_told_and_nothing_is_open_outside() -> None:
                     assert not secret or value.startswith("/run/bitreel/"), f"{place}: {name}"
     settings = find("ConfigMap")["data"]
     assert "@bitreel-postgresql" in settings["MLFLOW_BACKEND_STORE_URI"]
-    assert ":" not in settings["MLFLOW_BACKEND_STORE_URI"].split("@")[0].removeprefix("postgresql://")
+    assert ":" not in settings["MLFLOW_BACKEND_STORE_URI"].split("@")[0].removeprefix("postgresql+psycopg2://")
     policy = find("NetworkPolicy", "bitreel-postgresql")["spec"]
     assert policy["ingress"][0]["from"] == [{"podSelector": {"matchLabels": {"app": "bitreel-mlflow"}}}]
 

@@ -41,6 +41,8 @@ def running_s3() -> Iterator[str]:
             except OSError:
                 assert server.poll() is None
                 time.sleep(0.2)
+        else:
+            raise AssertionError("the S3 server does not answer")
         yield f"http://127.0.0.1:{port}"
     finally:
         server.terminate()
@@ -57,6 +59,7 @@ def test_registered_models_lie_in_postgresql_and_s3(tmp_path: Path, monkeypatch:
     with (tmp_path / "s3_credentials").open("w") as file:
         credentials.write(file)
     save_codec(create_codec("innvc", {"width": 16, "trunk_blocks": 1}), tmp_path / "model")
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "180")  # the server loads its S3 client at the first artifact
     with running_postgres() as database, running_s3() as s3:
         (tmp_path / "db_password").write_text(database.password + "\n")
         secret = {
