@@ -21,8 +21,8 @@ def register(app: typer.Typer) -> None:
     app.command(
         "evaluate",
         help="Measure a model on videos with real bitstreams beside other codecs: RD table, BD-rates, report.html.",
-        epilog="Examples: bitreel evaluate --model street-cams@3 --videos held-out/ --qps 0,21,42,63 --anchors "
-        "x265-ldp; bitreel evaluate --model innvc-small --test-set uvg --test-set-folder ~/uvg --anchors x265-ldp,vvenc-ld",
+        epilog="Examples: bitreel evaluate --model street-cams@3 --videos held-out/ --anchors x265-ldp; "
+        "bitreel evaluate --model innvc-small --test-set uvg --test-set-folder ~/uvg --anchors x265-ldp,vvenc-ld",
     )(evaluate_command)
 
 
@@ -84,8 +84,9 @@ def evaluate_command(
             bar.update(task, completed=done, total=total, description=what or "evaluate")
 
         evaluation = evaluate_model(
-            folder, [*found, *in_sets], qps=parse_qps(qps), frames=frames,
-            anchors=[name for name in anchors.replace(" ", "").split(",") if name], intra_period=intra_period, out=out, address=address, on_progress=on_progress,
+            folder, [*found, *in_sets], qps=parse_qps(qps), frames=frames, intra_period=intra_period, out=out,
+            anchors=[name for name in anchors.replace(" ", "").split(",") if name],
+            address=address, on_progress=on_progress,
             champion=_champion_folder(champion), anchor_tables=anchor_table or [], vmaf=vmaf, notes=notes,
             test_sets=test_set or [],
         )  # fmt: skip
