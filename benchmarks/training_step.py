@@ -42,7 +42,6 @@ SETTINGS = {
     "micro_batch = 2": ["micro_batch=2"],
     "precision = bf16": ["precision='bf16'"],
     "compile": ["compile=true"],
-    "ema_decay = 0.999": ["ema_decay=0.999"],
     "per-frame loss": ["phases.0.loss='per-frame'"],
 }
 
@@ -177,6 +176,7 @@ def main() -> None:
     for _ in range(arguments.rounds):
         for setting in SETTINGS:
             result = in_a_process(arguments, setting)
+            print(f"{setting}: {result if isinstance(result, str) else round(result['seconds'], 3)}", flush=True)
             if isinstance(result, str):
                 refused[setting] = result
             else:

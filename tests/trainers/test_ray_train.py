@@ -21,6 +21,8 @@ from trainers.ray_workers import Workers
 from trainers.recipe import Recipe
 from trainers.run_events import read_events
 
+pytestmark = pytest.mark.timeout(900)  # each run starts workers several times over
+
 ROOT = Path(__file__).parent.parent.parent
 
 
