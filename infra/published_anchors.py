@@ -59,12 +59,15 @@ class PublishedAnchor:
 
     def notes(self, sources: list[EvaluationSource]) -> list[str]:
         """What a reader must know: tables whose figures are of other frames than ours."""
-        return [
-            f"{self.name}: its figures of {source.name} are of {there} frames, ours of {source.frame_count}: "
-            "not the same frames, so its BD-rate there is a hint, not a result"
+        others = [
+            f"{source.name} {there} (ours {source.frame_count})"
             for source in sources
             if (there := self.find(source).frames) != source.frame_count
         ]
+        if not others:
+            return []
+        told = "so its BD-rate there is a hint, not a result"
+        return [f"{self.name}: its figures are not of the same frames as ours, {told}: {', '.join(others)}"]
 
 
 def load_published(path: Path) -> PublishedAnchor:

@@ -94,7 +94,8 @@ def _headline(evaluation: Evaluation) -> list[dict[str, str]]:
 
 
 def _bd_rows(evaluation: Evaluation) -> list[dict[str, Any]]:
-    """One line an anchor, metric and range: both aggregations, then the sequences in order."""
+    """One line an anchor, metric and range: both aggregations, then the sequences in order. A limited range in which
+    every figure is refused has none; the list of refusals has its reasons."""
     lines: dict[tuple[str, str, str], dict[str, Any]] = {}
     for row in evaluation.bd_rates:
         name = f"{row.range} dB" if row.range != PSNR_RANGES[0].name else row.range
@@ -108,7 +109,12 @@ def _bd_rows(evaluation: Evaluation) -> list[dict[str, Any]]:
             line["mean_curve"] = row.result
         elif row.aggregation == MEAN_OF_SEQUENCES:
             line["mean"] = row.result
-    return list(lines.values())
+    whole = PSNR_RANGES[0].name
+    return [
+        line
+        for (_, _, limits), line in lines.items()
+        if limits == whole or not all(r.refused for r in (line["mean"], line["mean_curve"], *line["single"].values()))
+    ]
 
 
 def _refusals(rows: list[BdRow]) -> list[str]:

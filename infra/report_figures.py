@@ -11,7 +11,8 @@ from infra.evaluation_results import OURS, Evaluation, Point, SequenceResult
 from infra.evaluation_scores import mean_points
 
 OUR_COLOUR = "#c2410c"
-ANCHOR_COLOURS = ("#1d4ed8", "#0f766e", "#7e22ce", "#525252")
+ANCHOR_COLOURS = ("#1d4ed8", "#0f766e", "#7e22ce", "#525252", "#a16207", "#be185d", "#0e7490")
+EXACT_DB = 100.0  # how exact frames count
 
 METRICS: dict[str, tuple[str, Callable[[Point], float | None], Callable[[float], float]]] = {
     "psnr_yuv": ("PSNR-YUV 6:1:1, dB", lambda p: p.psnr_yuv, lambda v: v),
@@ -71,6 +72,10 @@ def _rd_plot(lines: Lines, metric: str) -> str:
     for index, (codec, (rate, quality)) in enumerate(lines.items()):
         axis.plot(rate, quality, marker="o", label=codec, **_style(codec, index))
     axis.set(xlabel="bits per pixel", ylabel=METRICS[metric][0], xscale="log")
+    inexact = [q for _, quality in lines.values() for q in quality if q < EXACT_DB]
+    if metric.startswith("psnr") and inexact and any(EXACT_DB in quality for _, quality in lines.values()):
+        # One exact point would press all others together; its line leaves the picture at the top.
+        axis.set_ylim(min(inexact) - 2, max(inexact) + 4)
     axis.legend(frameon=False, fontsize=8)
     return _svg(figure)
 

@@ -123,14 +123,15 @@ def print_evaluation(evaluation: Evaluation) -> None:
     from infra.evaluation_scores import MEAN_CURVE, MEAN_OF_SEQUENCES, rate_at_quality
 
     rivals = list(evaluation.sequences[0].anchors)
+    shown = rivals[:2]  # a terminal has no room for more; the report has all
     table = Table(title=f"{evaluation.model['name']}: bits per luma pixel of whole files, decoded elsewhere")
     for column in ("sequence", "QP", "bpp", "PSNR-Y", "PSNR-YUV", "MS-SSIM", "exact"):
         table.add_column(column, justify="left" if column == "sequence" else "right", overflow="fold")
-    for rival in rivals:
+    for rival in shown:
         table.add_column(f"{rival}\nat this PSNR-YUV", justify="right")
     for sequence in evaluation.sequences:
         for point in sequence.points:
-            rates = [rate_at_quality(sequence.anchors[rival], point.psnr_yuv) for rival in rivals]
+            rates = [rate_at_quality(sequence.anchors[rival], point.psnr_yuv) for rival in shown]
             table.add_row(
                 sequence.source.name, str(point.qp), f"{point.bpp:.4f}", f"{point.psnr_y:.2f}",
                 f"{point.psnr_yuv:.2f}", "–" if point.ms_ssim is None else f"{point.ms_ssim:.4f}",

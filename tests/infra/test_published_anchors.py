@@ -47,7 +47,10 @@ def test_points_are_matched_by_name_and_size(tmp_path: Path) -> None:
     by_file = dataclasses.replace(source, name="other", video="/v/Moving_64x64_25fps_420_8bit.yuv")
     assert anchor.find(by_file) is found
     shorter = dataclasses.replace(source, frame_count=3)
-    assert "are of 4 frames, ours of 3" in anchor.notes([shorter])[0]
+    assert (
+        "not of the same frames as ours" in anchor.notes([shorter])[0]
+        and "moving 4 (ours 3)" in anchor.notes([shorter])[0]
+    )
     for wrong in (dataclasses.replace(source, name="still", video="still"), dataclasses.replace(source, height=48)):
         with pytest.raises(UsageError, match=r"has no sequence '.*it has moving"):
             anchor.find(wrong)
@@ -112,7 +115,7 @@ def test_figures_and_report_with_an_anchor_that_has_no_frames(tmp_path: Path) ->
     assert Evaluation.load(tmp_path).to_json() == json.loads(json.dumps(evaluation.to_json()))
     page = write_report(evaluation, tmp_path / "report.html").read_text()
     assert "published results, read from published.json" in page and anchor.sha256[:16] in page
-    assert "It has no frames" in page and "not the same frames" in page
+    assert "It has no frames" in page and "not of the same frames" in page
     assert "<td>published</td><td>–</td><td>–</td><td>–</td>" in page and "<td>321</td>" in page
     assert page.count("<svg") == 2 + 2 + 1, "curves with the anchor; the figure by frame without it"
 
