@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from pipeline.manifest import MANIFEST, read_manifest
-from pipeline.store import verify_store
+from pipeline.verification import verify_store
 from tests.infra.mlflow_server import running_server
 from tests.infra.moving_clips import moving_clip
 from tests.infra.nodes_of_one_machine import Nodes, running_nodes
