@@ -14,8 +14,8 @@ def evaluation_tables(evaluation: Evaluation) -> dict[str, Columns]:
     """bd_rates: one row a BD-rate, refused ones with their reason; points: one row a file of every codec."""
     rates = [
         {
-            "anchor": row.anchor, "metric": row.metric, "range": row.range, "aggregation": row.aggregation,
-            "sequence": row.sequence, "percent": row.result.percent, "akima_percent": row.result.akima_percent,
+            "anchor": row.anchor, "percent": row.result.percent, "metric": row.metric, "range": row.range,
+            "aggregation": row.aggregation, "sequence": row.sequence, "akima_percent": row.result.akima_percent,
             "low_db": row.result.low, "high_db": row.result.high, "refused": row.result.refused,
         }
         for row in evaluation.bd_rates

@@ -39,7 +39,7 @@ def log_evaluation(
 
     The run has the scores as metrics, their step the version's number; tables, figures, the report and the results as
     artifacts; the sequences as datasets, by the hash of their frames; and tags to filter by. Scores of a registered
-    version stand in two more places where MLflow compares versions: on its logged model (the experiment's Models tab),
+    version stand in two more places where MLflow compares versions: on its logged model (the experiment's Models page),
     and on one run a model that has a line for each score, a point a version.
 
     champion: the version that scores against the champion were measured with. Raises BitreelError where MLflow can't
