@@ -97,13 +97,7 @@ def ffmpeg_tar(videos: list[str], folder: Path) -> int:
 def video2dataset(videos: list[str], folder: Path) -> int:
     """video2dataset's own subsamplers: cuts by PySceneDetect, then clips of 16 frames re-encoded by FFmpeg ("exact"),
     as mp4 in a tar. Who trains on them decodes once more. Its package must be importable, and `ffmpeg` on the PATH."""
-    package = importlib.util.find_spec("video2dataset")
-    if package is None or package.origin is None:
-        sys.exit("video2dataset is not importable")
-    # The packages' own __init__ want every model they know; the two modules alone do not.
-    for name, place in (("video2dataset", "."), ("video2dataset.subsamplers", "subsamplers")):
-        sys.modules[name] = types.ModuleType(name)
-        sys.modules[name].__path__ = [str(Path(package.origin).parent / place)]
+    _find_video2dataset()
     cuts = importlib.import_module("video2dataset.subsamplers.cut_detection_subsampler").CutDetectionSubsampler()
     clipping = importlib.import_module("video2dataset.subsamplers.clipping_subsampler").ClippingSubsampler(
         5, {"video": "mp4"}, max_length=CLIP_FRAMES / RATE, precision="exact"
@@ -126,6 +120,18 @@ def video2dataset(videos: list[str], folder: Path) -> int:
                     member.size = len(content)
                     tar.addfile(member, io.BytesIO(content))
     return count
+
+
+def _find_video2dataset() -> None:
+    """Make its modules importable without its packages' __init__, which want every model they know."""
+    if "video2dataset" in sys.modules:
+        return
+    package = importlib.util.find_spec("video2dataset")
+    if package is None or package.origin is None:
+        sys.exit("video2dataset is not importable")
+    for name, place in (("video2dataset", "."), ("video2dataset.subsamplers", "subsamplers")):
+        sys.modules[name] = types.ModuleType(name)
+        sys.modules[name].__path__ = [str(Path(package.origin).parent / place)]
 
 
 CONTESTANTS: dict[str, Callable[[list[str], Path], int]] = {
