@@ -1,103 +1,87 @@
-"""How much of the bare decoder's frame rate does ingest keep? Both on the same files, in the same run, interleaved.
+"""How much of the bare decoder's frame rate a core does ingest keep, and what do other ways to make clips keep?
 
-Bare: PyAV decodes every file, each frame's planes to NumPy (`to_ndarray`), nothing else; as many processes as ingest
-has workers, one decoding thread each, files dealt out longest first as ingest does. Ingest: the real thing, with Ray
-already running (a cluster is up before a job comes) but its own workers started inside the measured time.
+The same files at 240p and 1080p (H.264 made from real videos by scaling, or your own with --videos), one process and
+one decoding thread each, in turns. The ratio is of frames per CPU second, kernel and child processes included, so that
+other work on the machine does not count; frames per second by the clock are told beside it. See
+`ingest_contestants.py` for what each does.
 
-Example: python benchmarks/ingest_throughput.py ~/videos --crop 256x256 --json ingest.json
+Example: python -m benchmarks.ingest_throughput --json ingest.json
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import multiprocessing
-import os
 import statistics
+import subprocess
 import sys
 import tempfile
-import time
 from pathlib import Path
+from typing import Any
 
-REPEATS = 3
+from benchmarks.ingest_contestants import CONTESTANTS
+from benchmarks.ingest_footage import scaled_videos
 
-
-def decode_file(path: str) -> int:
-    import av
-
-    count = 0
-    with av.open(path) as container:
-        stream = container.streams.video[0]
-        stream.thread_type, stream.codec_context.thread_count = "NONE", 1
-        for frame in container.decode(stream):
-            frame.to_ndarray()
-            count += 1
-    return count
+SIZES = {"240p": (426, 240), "1080p": (1920, 1080)}
 
 
-def bare_rate(files: list[str], workers: int) -> float:
-    """Frames a second of the bare decoder, its processes already started."""
-    with multiprocessing.get_context("spawn").Pool(workers) as pool:
-        pool.map(decode_file, files[-1:] * workers, chunksize=1)  # imports done
-        begin = time.monotonic()
-        frames = sum(pool.imap_unordered(decode_file, files, chunksize=1))
-        return frames / (time.monotonic() - begin)
+def run_once(name: str, videos: list[str], scratch: Path | None) -> dict[str, float] | None:
+    """One measured run in a fresh process; None where the contestant is not installed."""
+    with tempfile.TemporaryDirectory(dir=scratch) as folder:
+        work = Path(folder) / "work"
+        work.mkdir()
+        command = [sys.executable, "-m", "benchmarks.ingest_contestants", name, str(work), *videos]
+        done = subprocess.run(command, capture_output=True, text=True)
+    if done.returncode:
+        print(f"{name}: left out ({(done.stderr.strip().splitlines() or ['failed'])[-1]})")
+        return None
+    return dict(json.loads(done.stdout.splitlines()[-1]))
 
 
-def ingest_rate(files: list[str], workers: int, crop: tuple[int, int] | None, folder: str | None) -> float:
-    """Frames read a second by ingest into a fresh store."""
-    from pipeline.ingest import ingest_videos
-
-    with tempfile.TemporaryDirectory(dir=folder) as temporary:
-        report = ingest_videos(files, Path(temporary) / "store", workers=workers, crop=crop)
-    if report.quarantined:
-        sys.exit(f"can't measure: {report.quarantined}")
-    return report.frames / report.seconds
+def compare(size: str, videos: list[str], names: list[str], repeats: int, scratch: Path | None) -> dict[str, Any]:
+    runs: dict[str, list[dict[str, float]]] = {name: [] for name in names}
+    for _ in range(repeats):
+        for name in names:
+            result = run_once(name, videos, scratch) if name in runs else None
+            if result is None:
+                runs.pop(name, None)
+            else:
+                runs[name].append(result)
+    figures: dict[str, Any] = {}
+    print(f"\n{size}: {len(videos)} files, {runs['bare'][0]['frames']:.0f} frames, {repeats} runs in turns, medians")
+    print(f"{'':<16}{'frames/CPU-s':>14}{'of bare':>9}{'(runs)':>16}{'frames/s':>10}{'MB written':>12}")
+    for name, results in runs.items():
+        rates = [result["frames"] / result["cpu"] for result in results]
+        ratios = [own / bare for own, bare in zip(rates, figures.get("bare", {}).get("rates", rates), strict=True)]
+        clock = statistics.median(result["frames"] / result["wall"] for result in results)
+        figures[name] = {"rates": rates, "ratio": statistics.median(ratios), "ratios": ratios, "by_the_clock": clock}
+        figures[name]["bytes"] = results[0]["bytes"]
+        spread = f"{min(ratios):.2f}-{max(ratios):.2f}"
+        print(f"{name:<16}{statistics.median(rates):>14.0f}{figures[name]['ratio']:>9.2f}{spread:>16}{clock:>10.0f}"
+              f"{results[0]['bytes'] / 1e6:>12.1f}", flush=True)  # fmt: skip
+    return figures
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("sources", nargs="*", help="videos or folders of them; none: rendered clips")
-    parser.add_argument("--crop", help="WxH; whole frames without it")
-    parser.add_argument("--workers", type=int, default=os.cpu_count() or 1)
-    parser.add_argument("--scratch", help="folder for the stores that are written (default: the system's)")
+    parser.add_argument("--videos", nargs="*", default=[], help="take these instead, as they are")
+    parser.add_argument("--footage", type=Path, help="folder for the scaled videos, kept for the next time")
+    parser.add_argument("--scratch", type=Path, help="folder for what is written, on the disk that your stores lie on")
+    parser.add_argument("--only", default=",".join(CONTESTANTS), help="which ways, with commas; bare is always there")
+    parser.add_argument("--sizes", default=",".join(SIZES))
+    parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--json", type=Path, help="also write the figures here")
     arguments = parser.parse_args()
-    if not arguments.sources:
-        from pipeline.rendered import render_demo_videos
-
-        with tempfile.TemporaryDirectory() as folder:
-            arguments.sources = [str(path) for path in render_demo_videos(Path(folder), 12, 96)]
-            compare(arguments)
-    else:
-        compare(arguments)
-
-
-def compare(arguments: argparse.Namespace) -> None:
-    import ray
-
-    from pipeline.sources import find_sources
-
-    files = sorted(find_sources(arguments.sources), key=lambda path: -Path(path).stat().st_size)
-    crop = tuple(int(side) for side in arguments.crop.split("x")) if arguments.crop else None
-    ray.init(include_dashboard=False, log_to_driver=False, logging_level="error", num_cpus=arguments.workers)
-    bare, ingest = [], []
-    for repeat in range(REPEATS):
-        bare.append(bare_rate(files, arguments.workers))
-        ingest.append(ingest_rate(files, arguments.workers, crop, arguments.scratch))
-        ratio = ingest[-1] / bare[-1]
-        print(f"run {repeat + 1}: bare {bare[-1]:.0f} frames/s, ingest {ingest[-1]:.0f} frames/s, ratio {ratio:.2f}")
-    ratios = [a / b for a, b in zip(ingest, bare, strict=True)]
-    figures = {
-        "files": len(files),
-        "workers": arguments.workers,
-        "crop": arguments.crop,
-        "bare_frames_per_second": bare,
-        "ingest_frames_per_second": ingest,
-        "ratio": statistics.median(ratios),
-    }
-    print(f"{len(files)} files, {arguments.workers} workers, crop {arguments.crop or 'none'}: median ratio", end=" ")
-    print(f"{figures['ratio']:.2f} (from {min(ratios):.2f} to {max(ratios):.2f})")
+    names = ["bare", *(name for name in arguments.only.split(",") if name != "bare")]
+    with tempfile.TemporaryDirectory(dir=arguments.scratch) as folder:
+        footage = arguments.footage or Path(folder)
+        inputs = {"given": arguments.videos} if arguments.videos else {}
+        for size in arguments.sizes.split(",") if not inputs else []:
+            count, frames = (6, 300) if size == "240p" else (3, 120)
+            inputs[size] = [str(path) for path in scaled_videos([], SIZES[size], count, frames, footage)]
+        figures = {
+            size: compare(size, videos, names, arguments.repeats, arguments.scratch) for size, videos in inputs.items()
+        }
     if arguments.json:
         arguments.json.write_text(json.dumps(figures, indent=2) + "\n")
 

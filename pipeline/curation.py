@@ -78,8 +78,8 @@ def _low_frequencies(frame: NDArray[np.uint8]) -> NDArray[np.bool_]:
     down, across = (max(1, side // _SAMPLES) for side in frame.shape)
     sampled = frame[::down, ::across].astype(np.float32)
     low = (_transform(sampled.shape[0]) @ (sampled @ _transform(sampled.shape[1]).T)).ravel()
-    low[0] = np.median(low[1:])  # the mean says nothing but how bright it is
-    return np.asarray(low > np.median(low))
+    low[0] = -np.inf  # the mean says nothing but how bright it is
+    return np.asarray(low > np.sort(low)[_LOW * _LOW // 2])
 
 
 @lru_cache(8)

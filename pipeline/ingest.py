@@ -38,7 +38,7 @@ MAX_ATTEMPTS = 3  # processes that one source may cost
 # process, not the actor that guards it, so a source is not given up for bad luck.
 MAX_LOSSES = 20
 # Starts in a row after which no worker is expected to come up any more: nodes that come and go take some of them away.
-_FAILED_STARTS = 100
+_FAILED_STARTS = 30
 
 
 @dataclass(frozen=True)
@@ -189,7 +189,7 @@ class _Run:
                     call = pool.wait()
                     if call is not None:
                         self._settle(pool, call)
-                    elif pool.failure or pool.failed_starts >= _FAILED_STARTS:
+                    elif pool.failed_starts >= _FAILED_STARTS:
                         reason = pool.failure or "see Ray's logs, and `bitreel doctor`"
                         raise BitreelError(f"no ingest worker comes up: {reason}")
             finally:

@@ -17,6 +17,7 @@ VIDEO_SUFFIXES = {
     ".ogv", ".y4m", ".264", ".h264", ".265", ".h265", ".hevc", ".ivf", ".vob", ".mxf",
 }  # fmt: skip
 _LISTS = {".txt", ".csv", ".parquet"}
+_CHANGE_MARKS = ("ETag", "etag", "md5Hash", "content_md5", "LastModified", "mtime", "updated", "last_modified")
 _LIST_COLUMNS = ("source", "path", "video", "url", "file")
 
 
@@ -115,7 +116,10 @@ def stamp_of(location: str) -> str:
         import fsspec
 
         filesystem, path = fsspec.core.url_to_fs(location)
-        return str(filesystem.ukey(path))
+        facts = filesystem.info(path)
+        # Not the file system's own `ukey`: it covers whatever a listing or a look at the file happened to tell.
+        marks = (facts.get(name) for name in _CHANGE_MARKS)
+        return f"{facts['size']}:{next((str(mark) for mark in marks if mark), None) or filesystem.ukey(path)}"
     except Exception:  # a fingerprint is only a shortcut; reading the source itself will say what is wrong
         return ""
 

@@ -36,7 +36,7 @@ class WorkerPool:
         self._new: Callable[[], Any] = lambda: actor_class.remote(*arguments)
         self.idle: list[Any] = []
         self.failed_starts = 0  # in a row
-        self.failure = ""  # what a worker raised instead of being ready
+        self.failure = ""  # what the last of them raised, if anything
         self._all: list[Any] = []
         self._running: dict[Any, tuple[Any, Any]] = {}  # result -> tag, worker
         for _ in range(count):
@@ -66,7 +66,7 @@ class WorkerPool:
             self.failed_starts += 1
             return None
         if starting:
-            self.failed_starts = 0
+            self.failed_starts, self.failure = 0, ""
             self.idle.append(worker)
             return None
         return Finished(tag, worker, result=result)

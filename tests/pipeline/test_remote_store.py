@@ -21,20 +21,21 @@ from pipeline.verification import verify_layout, verify_store
 MakeVideo = Callable[..., Path]
 
 
-@pytest.fixture
-def bucket(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+@pytest.fixture(scope="module")
+def bucket() -> Iterator[str]:
     """An empty bucket's URL; S3 clients of this process and its children find the server through the environment."""
     s3fs = pytest.importorskip("s3fs", reason="s3fs is not installed")
     server = pytest.importorskip("moto.server", reason="moto is not installed").ThreadedMotoServer(port=0)
     server.start()
     host, port = server.get_host_and_port()
     environment = {"AWS_ENDPOINT_URL": f"http://{host}:{port}", "AWS_DEFAULT_REGION": "us-east-1"}
-    for name, value in {**environment, "AWS_ACCESS_KEY_ID": "test", "AWS_SECRET_ACCESS_KEY": "test"}.items():
-        monkeypatch.setenv(name, value)
-    s3fs.S3FileSystem.clear_instance_cache()
-    s3fs.S3FileSystem().mkdir("videos")
-    yield "s3://videos"
-    s3fs.S3FileSystem.clear_instance_cache()
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in {**environment, "AWS_ACCESS_KEY_ID": "test", "AWS_SECRET_ACCESS_KEY": "test"}.items():
+            patch.setenv(name, value)
+        s3fs.S3FileSystem.clear_instance_cache()
+        s3fs.S3FileSystem().mkdir("videos")
+        yield "s3://videos"
+        s3fs.S3FileSystem.clear_instance_cache()
     server.stop()
 
 
@@ -87,6 +88,6 @@ def test_a_url_nobody_can_open_is_refused() -> None:
 def test_a_bucket_with_other_things_is_no_store(bucket: str) -> None:
     import s3fs
 
-    s3fs.S3FileSystem().pipe_file("videos/clips/readme.txt", b"mine")
+    s3fs.S3FileSystem().pipe_file("videos/mine/readme.txt", b"mine")
     with pytest.raises(UsageError, match="other things in it"):
-        ingest_videos([__file__], f"{bucket}/clips")
+        ingest_videos([__file__], f"{bucket}/mine")
