@@ -99,14 +99,16 @@ def run_once(arguments: argparse.Namespace) -> None:
     ray.init(address="local", num_cpus=arguments.workers, include_dashboard=False, log_to_driver=False)
     (arguments.out / "ray").write_text(str(time.time()))
     if arguments.kill:
-        threading.Thread(target=_kill_one, args=(curve, arguments.out / "killed"), daemon=True).start()
+        threading.Thread(
+            target=_kill_one, args=(curve, arguments.steps // 2, arguments.out / "killed"), daemon=True
+        ).start()
     from trainers.ray_train import train_on_ray
 
     train_on_ray(recipe, arguments.store, "run", storage=arguments.out, workers=arguments.workers, tracking=curve)
 
 
-def _kill_one(curve: Curve, note: Path) -> None:
-    while len(curve.points()) < 8:
+def _kill_one(curve: Curve, step: int, note: Path) -> None:
+    while not curve.points() or curve.points()[-1][1] < step:
         time.sleep(0.05)
     (victim,) = [pid for pid in processes_below(os.getpid()) if "RayTrainWorker" in command_of(pid)]
     note.write_text(str(time.time()))
