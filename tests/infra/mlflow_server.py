@@ -50,7 +50,11 @@ def running_server(
     finally:
         if server.poll() is None:
             os.killpg(server.pid, 15)
-        server.wait(30)
+        try:
+            server.wait(30)
+        except subprocess.TimeoutExpired:
+            os.killpg(server.pid, 9)
+            server.wait(30)
 
 
 def _wait(url: str, server: subprocess.Popen[bytes], log: Path, within: Sequence[str]) -> None:

@@ -88,7 +88,7 @@ def disturbed(
     log = folder / f"{words[0]}.log"
     command = nodes.popen(bitreel(*words, "--address", nodes.address), folder, log)
     lost = None
-    deadline = time.monotonic() + 500
+    deadline = time.monotonic() + 300
     while command.poll() is None and time.monotonic() < deadline:
         if lost is None:
             lost = now()
