@@ -27,7 +27,8 @@ def scaled_videos(sources: list[str], size: tuple[int, int], count: int, frames:
     videos = find_sources(sources) if sources else render_demo_videos(folder / "rendered", 4, 48)
     videos = sorted((str(video) for video in videos), key=_area, reverse=True)
     for index, path in enumerate(wanted):
-        _scale(videos[index % len(videos)], 8 * (index // len(videos)), size, frames, path)
+        if not path.exists():
+            _scale(videos[index % len(videos)], 8 * (index // len(videos)), size, frames, path)
     return wanted
 
 

@@ -51,7 +51,8 @@ class GuardedProcess:
         self.close()
         ours, theirs = socket.socketpair()
         environment = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
-        environment |= {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
+        # Arrow's own pool would take a GiB of the memory at once, whatever it needs.
+        environment |= {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "ARROW_DEFAULT_MEMORY_POOL": "system"}
         with theirs:
             command = [sys.executable, "-m", "pipeline.guarded_process", str(theirs.fileno())]
             self._child = subprocess.Popen(

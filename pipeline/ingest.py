@@ -33,6 +33,7 @@ from pipeline.store_folder import LocalFolder, StoreFolder, open_store_folder
 from pipeline.store_settling import remove_leftovers, settle_store
 from pipeline.worker_pool import Finished, WorkerPool
 
+LEAST_MEMORY = 256  # MiB: a decoding process takes half of it before it sees a video
 MAX_ATTEMPTS = 3  # processes that one source may cost
 # Actors that may be lost with the same source in hand, to nodes that go and to whoever kills them. A video kills its
 # process, not the actor that guards it, so a source is not given up for bad luck.
@@ -126,8 +127,8 @@ def ingest_videos(
             run.work(workers, address)
         finally:
             remove_leftovers(folder)
-        if run.report.ingested or curation.drop_near_duplicates:
-            settle_store(folder, held_out, curation.drop_near_duplicates)
+        if run.report.ingested or run.report.duplicates or curation.drop_near_duplicates:
+            settle_store(folder, held_out, curation.drop_near_duplicates, run.names)
     run.report.seconds = time.monotonic() - begin
     if len(run.report.quarantined) == run.report.sources:
         reasons = list(run.report.quarantined.values())
@@ -152,6 +153,7 @@ class _Run:
         self._attempts: dict[str, int] = {}
         self._losses: dict[str, int] = {}
         self._at_work = 0
+        self.names: dict[str, tuple[str, str]] = {}  # checksum -> the first of its locations by name, its stamp
         self._done = 0
         clips = read_manifest(store, ["source_checksum", "source", "source_stamp"], dropped=True)
         sources = clips.group_by(clips.column_names).aggregate([])
@@ -206,6 +208,9 @@ class _Run:
         if outcome.store_error:
             raise StoreWriteError(outcome.store_error)
         identified = not checksum and not outcome.error and not outcome.crash
+        if identified:
+            name = (location, outcome.stamp)
+            self.names[outcome.checksum] = min(name, self.names.get(outcome.checksum, name))
         if identified and self._claim(location, outcome.checksum):
             self._at_work += 1
             pool.start(call.worker, "ingest", (location, outcome.checksum), location, outcome.checksum, outcome.stamp)
@@ -316,6 +321,8 @@ def _check_arguments(settings: IngestSettings, workers: int | None) -> None:
         raise UsageError("decord gives RGB only; for a yuv420 store leave --decoder out, or use --pixels rgb")
     if settings.clip_frames < 1 or settings.downscale < 1 or (workers is not None and workers < 1):
         raise UsageError("--clip-frames, --downscale and --workers must be at least 1")
+    if settings.worker_memory < LEAST_MEMORY or settings.stall <= 0:
+        raise UsageError(f"--worker-memory must be at least {LEAST_MEMORY} (MiB), --timeout more than 0 (seconds)")
     if settings.crop is not None and (min(settings.crop) < 2 or any(side % 2 for side in settings.crop)):
         raise UsageError(f"--crop {settings.crop[0]}x{settings.crop[1]}: both sides must be even and at least 2")
     fractions = (settings.val_fraction, settings.test_fraction)

@@ -6,6 +6,7 @@ quickly.
 
 from __future__ import annotations
 
+import resource
 import shutil
 import tempfile
 from collections.abc import Callable
@@ -72,16 +73,27 @@ class IngestWorker:
         except StoreWriteError as error:
             return Outcome(checksum=checksum, stamp=stamp, store_error=str(error))
         except (VideoError, UsageError) as error:
+            if isinstance(error.__cause__, MemoryError):
+                return self._too_large(location, checksum, stamp)
             text = str(error) if not is_remote(location) else f"{location}: {str(error).split(': ', 1)[-1]}"
-            return Outcome(checksum=checksum, stamp=stamp, error=text)
+            return Outcome(checksum=checksum, stamp=stamp, error=text, retry=self._short_of_memory())
         except MemoryError:
-            reason = f"{location}: needs more than the {self._settings.worker_memory} MiB of a worker (--worker-memory)"
-            return Outcome(checksum=checksum, stamp=stamp, error=reason, retry=True)
+            return self._too_large(location, checksum, stamp)
         except Exception as error:  # one odd file must not stop the others
             reason = f"{location}: {type(error).__name__}: {_first_line(error)}"
             return Outcome(checksum=checksum, stamp=stamp, error=reason)
         finally:
             self.forget()
+
+    def _short_of_memory(self) -> bool:
+        """Whether so much was taken that FFmpeg's complaint may be about memory: it does not always say so."""
+        taken = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
+        return taken > self._settings.worker_memory // 2
+
+    def _too_large(self, location: str, checksum: str, stamp: str) -> Outcome:
+        allowed = self._settings.worker_memory
+        reason = f"{location}: needs more than the {allowed} MiB of a worker; allow more with --worker-memory"
+        return Outcome(checksum=checksum, stamp=stamp, error=reason, retry=True)
 
     def forget(self) -> None:
         """Drop the local copy of a remote source."""
@@ -126,7 +138,6 @@ class IngestWorker:
         def keep(clip: Clip) -> None:
             height, width = clip.array.shape[1:3]
             facts: dict[str, Any] = {
-                "source": location,
                 "source_checksum": checksum,
                 "first_frame": clip.first_frame,
                 "frames": len(clip.array),
@@ -172,6 +183,7 @@ class IngestWorker:
             writer.abort()
             raise
         common = {
+            "source": location,  # not in the shard: of several names of one content another may come to be the one
             "source_stamp": stamp,
             "source_frames": cutter.frames,
             "split": split_of(checksum, settings.val_fraction, settings.test_fraction),

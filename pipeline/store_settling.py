@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -34,15 +36,36 @@ def remove_leftovers(store: StoreFolder) -> None:
             store.remove(f"{MANIFEST}/{name}")
 
 
-def settle_store(store: StoreFolder, held_out: int, near_duplicates: bool) -> None:
-    """See to it that enough sources are not in "train" (`missing_held_out`), mark near-duplicates, and merge the
-    manifest's fragments once there are many. What comes out follows from the clips, not from the order they came in."""
+def settle_store(
+    store: StoreFolder, held_out: int, near_duplicates: bool, names: Mapping[str, tuple[str, str]] | None = None
+) -> None:
+    """Call content that was found under several names by the first of them (names: checksum -> location, stamp), see
+    to it that enough sources are not in "train" (`missing_held_out`), mark near-duplicates, and merge the manifest's
+    fragments once there are many. What comes out follows from the clips, not from the order they came in."""
+    _rename(store, names or {})
     _hold_out(store, held_out)
     if near_duplicates:
         clips, changed = mark(read_manifest(store, dropped=True))
         _rewrite(store, clips, changed)
     if len(manifest_files(store)[1]) >= MERGE_AT:
         merge_fragments(store)
+
+
+def _rename(store: StoreFolder, names: Mapping[str, tuple[str, str]]) -> None:
+    columns = ["source_checksum", "source", "source_stamp"]
+    table = read_manifest(store, columns, dropped=True).group_by(columns).aggregate([])
+    better = {
+        row["source_checksum"]: names[row["source_checksum"]]
+        for row in table.to_pylist()
+        if row["source_checksum"] in names and names[row["source_checksum"]][0] < row["source"]
+    }
+    if not better:
+        return
+    clips = read_manifest(store, where=pc.field("source_checksum").isin(list(better)), dropped=True)
+    found = [better[checksum] for checksum in clips["source_checksum"].to_pylist()]
+    for column, values in zip(("source", "source_stamp"), zip(*found, strict=True), strict=True):
+        clips = clips.set_column(clips.schema.get_field_index(column), column, pa.array(values))
+    _rewrite(store, clips, set(better))
 
 
 def _hold_out(store: StoreFolder, least: int) -> None:

@@ -150,11 +150,15 @@ def test_wrong_calls_are_refused(tmp_path: Path, make_video: MakeVideo) -> None:
 
 
 def test_the_same_content_is_taken_once_and_nothing_twice(tmp_path: Path, make_video: MakeVideo) -> None:
-    path = make_video("v/a.mp4")
-    shutil.copyfile(path, path.with_name("b.mp4"))
+    path = make_video("v/b.mp4")
     store = tmp_path / "store"
+    ingest_videos([path], tmp_path / "other", clip_frames=4)
+    shutil.copyfile(path, path.with_name("a.mp4"))
     report = ingest_videos([tmp_path / "v"], store, clip_frames=4)
     assert (report.ingested, report.duplicates) == (1, 1)
+    assert {Path(row["source"]).name for row in rows_of(store)} == {"a.mp4"}
+    assert ingest_videos([tmp_path / "v"], tmp_path / "other", clip_frames=4).duplicates == 1
+    assert rows_of(tmp_path / "other") == rows_of(store)  # whichever came first
     before = {p: p.stat().st_mtime_ns for p in store.rglob("*.*") if p.suffix in (".tar", ".parquet")}
     again = ingest_videos([tmp_path / "v"], store, clip_frames=4)
     assert (again.ingested, again.skipped, again.duplicates) == (0, 1, 1)
