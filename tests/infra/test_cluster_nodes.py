@@ -109,7 +109,7 @@ def test_nodes_are_lost_in_every_stage(nodes: Nodes, shared: Path, tracking: str
 
     def ingesting() -> int | None:
         begun = len(list((store / MANIFEST).glob("[!.]*.parquet"))) >= 2
-        return next((n for n in (1, 2) if begun and nodes.at_work(n)), None)
+        return next((n for n in (1, 2) if begun and nodes.at_work(n, ".ingest")), None)
 
     words = ["ingest", str(shared / "videos"), "--store", str(store), "--workers", "3", "--json", "ingest.json"]
     lost = disturbed(nodes, shared, words, ingesting, nodes.cut_off)
