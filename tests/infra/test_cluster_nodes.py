@@ -31,7 +31,7 @@ learning_rate = [1e-3, 1e-4]
 crop = 64
 """
 STEPS = 40
-VIDEOS = 30  # enough that they are not all read before a node is lost
+VIDEOS = 200  # workers of all nodes have started long before all are read
 QPS = "8,20,32,44,56"
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
@@ -49,7 +49,7 @@ def shared(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("shared")
     (folder / "videos").mkdir()
     for seed in range(VIDEOS):
-        moving_clip(folder / "videos" / f"clip{seed}.y4m", 192, 160, 160, seed)
+        moving_clip(folder / "videos" / f"clip{seed}.y4m", 96, 80, 80, seed)
     for seed in range(6):
         (folder / "held-out").mkdir(exist_ok=True)
         moving_clip(folder / "held-out" / f"clip{seed}.y4m", 96, 80, 10, 100 + seed)
@@ -109,7 +109,7 @@ def test_nodes_are_lost_in_every_stage(nodes: Nodes, shared: Path, tracking: str
 
     def ingesting() -> int | None:
         begun = len(list((store / MANIFEST).glob("[!.]*.parquet"))) >= 2
-        return next((n for n in (1, 2) if begun and nodes.at_work(n, "IngestWorker")), None)
+        return next((n for n in (1, 2) if begun and nodes.at_work(n, ".ingest")), None)
 
     words = ["ingest", str(shared / "videos"), "--store", str(store), "--workers", "3", "--json", "ingest.json"]
     lost = disturbed(nodes, shared, words, ingesting, nodes.cut_off)
