@@ -250,13 +250,17 @@ def _stopping_on_sigterm(folder: Path, on_stop: Callable[[], None] | None) -> It
             threading.Thread(target=on_stop, name="training-stops").start()
         begun = any(event["event"] == "started" for event in read_events(folder, place)[0])
         if again or not begun:
-            raise TrainingStopped(f"training '{folder.name}' was stopped; go on with --resume {folder.name}")
+            raise KeyboardInterrupt  # where Ray waits it lets no other error through
         ask(folder, Request.STOP)
         note_event(folder, "stopping", "asked to end: a checkpoint, then the end")
 
     before = signal.signal(signal.SIGTERM, stop)
     try:
         yield stopped
+    except KeyboardInterrupt:
+        if not stopped.is_set():
+            raise
+        raise TrainingStopped(f"training '{folder.name}' was stopped; go on with --resume {folder.name}") from None
     finally:
         signal.signal(signal.SIGTERM, before)
 
