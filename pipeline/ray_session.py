@@ -7,6 +7,7 @@ import logging
 import os
 import signal
 import socket
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -89,15 +90,17 @@ def _apart_from_signals() -> Iterator[None]:
     """
     from ray._private import services, utils
 
-    start, sets_handler = services.ConsolePopen, utils.set_sigterm_handler
-    if callable(signal.getsignal(signal.SIGTERM)):
+    start, sets_handler, own = services.ConsolePopen, utils.set_sigterm_handler, signal.getsignal(signal.SIGTERM)
+    if callable(own):
         utils.set_sigterm_handler = lambda handler: None
-    setattr(services, "ConsolePopen", functools.partial(start, process_group=0))  # noqa: B010 - type checkers see a class
+    setattr(services, "ConsolePopen", functools.partial(start, process_group=0))  # noqa: B010 - a class, to mypy
     try:
         yield
     finally:
         utils.set_sigterm_handler = sets_handler
         setattr(services, "ConsolePopen", start)  # noqa: B010
+        if callable(own) and threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, own)  # Ray's library has put one that prints a trace before it
 
 
 def _check_reachable(address: str) -> None:

@@ -90,7 +90,7 @@ def train_on_ray(
     if address is None and not ray.is_initialized():
         # One process less to start: nobody gives notice before taking this machine away.
         os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")
-    with ray_session(address):
+    with ray_session(address), _stopping_on_sigterm(folder, on_stop) as stopped:
         resources = choose_resources(workers, recipe.batch_size, beside)
         check_resumable(recipe, None, resources.most)
         PhaseBatches(store, recipe, 0, resources.least)
@@ -100,7 +100,6 @@ def train_on_ray(
         pin_clips(folder, store, on_event)
         with (
             _watching(folder, on_progress, on_event),
-            _stopping_on_sigterm(folder, on_stop) as stopped,
             validations_beside(recipe, store, folder, on_validation, stopped),
         ):
             _fit_while_it_advances(recipe, store, folder, resources, kept, tracking)
