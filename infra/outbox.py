@@ -198,10 +198,13 @@ def _new_journal(folder: Path, writer: str) -> Journal:
 
 
 def note_status(folder: Path, status: str) -> None:
-    """Write down how a run ended, for whoever sends what its outbox holds. Raises OSError where it can't be."""
-    folder.mkdir(parents=True, exist_ok=True)
-    journal = _new_journal(folder, _DRIVER)
-    journal.append({"time": int(time.time() * 1000), "kind": "status", "status": status})
+    """Write down how a run ended, for whoever sends what its outbox holds; a warning where the disk takes nothing."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        entry = {"time": int(time.time() * 1000), "kind": "status", "status": status}
+        _new_journal(folder, _DRIVER).append(entry)
+    except OSError as error:
+        logging.getLogger(__name__).warning("an entry for MLflow is lost: %s", error)
 
 
 def left_behind(folder: Path) -> bool:
