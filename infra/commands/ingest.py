@@ -40,7 +40,7 @@ def ingest(
     ] = False,
     trim_bars: Annotated[bool, typer.Option("--trim-bars", help="Cut black bars off the clips.")] = False,
     held_out: Annotated[
-        str, typer.Option(metavar="VAL,TEST", help="Shares of the sources that stay out of training; 0,0 trains on all.")
+        str, typer.Option(metavar="VAL,TEST", help="Shares of the sources kept out of training; 0,0 trains on all.")
     ] = "0.1,0.1",
     worker_memory: Annotated[int, typer.Option(metavar="MIB", help="Memory that a decoding process may take.")] = 2048,
     timeout: Annotated[
