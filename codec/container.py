@@ -1,4 +1,4 @@
-"""The .brl container, version 5: a header, one packet a frame, an end packet. docs/brl.md has the same for readers.
+"""The .brl container, version 6: a header, one packet a frame, an end packet. docs/brl.md has the same for readers.
 
 Header:  "BRL1" | u8 length of the rest, frame count and CRC left out | the rest | u32 frame count, 0 where unknown
          | u32 CRC-32 of all before
@@ -27,7 +27,7 @@ from codec.errors import BitreelError, StreamError
 from codec.frames import VideoFormat
 
 MAGIC = b"BRL1"
-VERSION = 5
+VERSION = 6
 MATRICES = ("bt601", "bt709", "bt2020")
 INTRA, INTER, REFRESH, END = 0, 1, 2, 3
 FRAME_TYPES = {INTRA: "I", INTER: "P", REFRESH: "R", END: "end"}

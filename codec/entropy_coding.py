@@ -94,6 +94,11 @@ class SymbolEncoder:
             self._intervals.append(np.array([interval_of(value, size)], np.uint32))
             self._bits[0] += math.log2(size)
 
+    def append(self, other: SymbolEncoder) -> None:
+        """Code all that another encoder has collected."""
+        self._intervals.extend(other._intervals)
+        self._bits += other._bits
+
     def finish(self) -> bytes:
         """The packet's payload."""
         from codec import rans

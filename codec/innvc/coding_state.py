@@ -14,11 +14,12 @@ from codec.frames import Frame, VideoFormat
 from codec.innvc.activity import block_qps
 from codec.innvc.field import Field
 from codec.innvc.filter_changes import FilterChanges, changed_filter
+from codec.innvc.filter_gains import GainChances
 from codec.innvc.frame_coding import FrameContext, code_coefficients
 from codec.innvc.starts import POST_FILTER, SYMBOL_START
 from codec.inter.context import from_order, to_order
 from codec.inter.layout import GROUP_SIZES
-from codec.inter.post_filter import Flags, FlagSource
+from codec.inter.post_filter import BLOCK, Flags, FlagSource
 from codec.inter.prediction import Planes, Prediction
 from codec.inter.quantization import FRACTION_BITS, intra_steps, sample_step, whole_steps
 from codec.inter.state import InterState
@@ -43,16 +44,22 @@ class CodingState(InterState):
         self.samples = SampleModel()  # of frames without loss
         self.field: Field = self.empty_field()
         self.place = 0  # of the coming frame in its segment
+        self.gain_chances = self._first_gains()
 
     def fork(self) -> Self:
         """A state to try something out on."""
         made = super().fork()
         made.samples = self.samples.copy()
+        made.gain_chances = self.gain_chances.copy()
         return made
 
     def adapt(self, changes: FilterChanges | None) -> None:
-        """Code on with what a stream says about the post filter."""
+        """Begin with an intra frame, and with what its stream says about the post filter."""
         self.post_filter = changed_filter(changes)
+        self.gains, self.gain_chances = None, self._first_gains()
+
+    def _first_gains(self) -> GainChances:
+        return GainChances((-(-self.height // BLOCK), -(-self.width // BLOCK)))
 
     def starts_segment(self, intra: bool) -> bool:
         return intra or self.place == self.codec.config.segment_frames

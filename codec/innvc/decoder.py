@@ -13,6 +13,7 @@ from codec.frames import Frame
 from codec.innvc.coding_state import CodingState
 from codec.innvc.field import LARGEST_VALUE
 from codec.innvc.filter_changes import receive_filter_changes
+from codec.innvc.filter_gains import receive_gains
 from codec.innvc.lossless import decode_lossless
 from codec.inter.frame_motion import receive_motion
 from codec.inter.post_filter import FilterDecoding
@@ -54,6 +55,7 @@ def _decode_frame(state: CodingState, coder: SymbolDecoder, qp: int, intra: bool
     if state.starts_segment(intra):
         state.place = 0
         receive_field(state, coder, qp)
+        state.gains = receive_gains(coder, state.gain_chances)
     if intra:
         coded = decode_intra(coder, state.height, state.width, state.intra_settings(qp))
         frame = state.finish_intra(qp, coded, FilterDecoding(coder))

@@ -1,7 +1,8 @@
 """InnVC's encoder: segments of frames into coded frames.
 
-At most one segment (16 frames) is held, as the 8-bit frames that were given: memory does not grow with the video's
-length, and a frame comes out when its segment is complete.
+At most one segment (16 frames) is held, first as the 8-bit frames that were given, then as what was coded with its
+predictions (some nine bytes a luma sample and frame): memory does not grow with the video's length. Frames come out
+when their segment is coded, for the gains of the post filter are sent ahead of it.
 """
 
 from __future__ import annotations
@@ -22,12 +23,13 @@ from codec.innvc.coding_state import CodingState
 from codec.innvc.field import LARGEST_VALUE, Field, SliceMeans
 from codec.innvc.filter_changes import send_filter_changes
 from codec.innvc.lossless import encode_lossless
+from codec.innvc.segment_filter import Held, Later, finish_segment
 from codec.innvc.training_pass import field_magnitudes
 from codec.innvc.tuning import ONE_PASS, Tuning
 from codec.inter.context import to_order
 from codec.inter.frame_motion import FrameSearch, send_motion
 from codec.inter.intra_boost import intra_boost
-from codec.inter.post_filter import FilterEncoding, as_samples
+from codec.inter.post_filter import as_samples
 from codec.inter.prediction import Planes, Prediction
 from codec.inter.quantization import (
     FRACTION_BITS,
@@ -58,6 +60,7 @@ def encode_frames(
     stream_qp = int(options.qp)
     ahead: _Plan | None = None  # of the frame after an intra frame, where the field was chosen by it
     for segment, intra_start in _segments(frames, codec.config.segment_frames, options.intra_period):
+        held: list[Held] = []
         for number, frame in enumerate(segment):
             intra = number == 0 and intra_start
             planned, ahead = ahead, None
@@ -67,29 +70,30 @@ def encode_frames(
             qp = int(frame_qp(torch.tensor(stream_qp), boost))
             kind = INTRA if intra else INTER
             if qp == LOSSLESS_QP:
+                yield from finish_segment(state, held, options.field)
+                held = []
                 coder = SymbolEncoder()
                 encode_lossless(state, coder, frame, intra, search)
                 yield CodedFrame(kind, qp, coder.finish(), coder.estimated_bits, frame, 0)
                 continue
-            planes, field_bits = state.padded(frame), 0.0
+            planes = state.padded(frame)
             plan = planned if planned is not None and planned.qp == qp else None
             if plan is None and not intra:
                 plan = _plan_frame(state, search, planes, qp, tuning.period)
             if number:
                 assert plan is not None
-                coder = SymbolEncoder()
-                rebuilt = _encode_frame(state, coder, plan)
+                held.append(Held(kind, qp, _encode_frame(state, plan)))
+                continue
+            proposed = _propose_field(state, segment, qp, intra) if options.field else []
+            if intra:
+                following = state.padded(segment[1]) if len(segment) > 1 else None
+                start = _intra_start(state, search, planes, qp, proposed, following, stream_qp, tuning)
             else:
-                proposed = _propose_field(state, segment, qp, intra) if options.field else []
-                if intra:
-                    following = state.padded(segment[1]) if len(segment) > 1 else None
-                    start = _intra_start(state, search, planes, qp, proposed, following, stream_qp, tuning)
-                else:
-                    assert plan is not None
-                    start = _inter_start(state, plan, proposed)
-                state, coder, rebuilt, field_bits = start.state, start.coder, start.rebuilt, start.field_bits
-                ahead = start.ahead
-            yield CodedFrame(kind, qp, coder.finish(), coder.estimated_bits, rebuilt, round(field_bits / 8))
+                assert plan is not None
+                start = _inter_start(state, plan, proposed)
+            state, ahead = start.state, start.ahead
+            held.append(Held(kind, qp, start.coded, start.head, start.field_bits))
+        yield from finish_segment(state, held, options.field)
 
 
 def _depending(period: int, segment: int, codec: InnVC) -> int | None:
@@ -167,8 +171,8 @@ class _Start:
     """A segment's first frame, coded: the state after it. ahead: the plan of the frame after it, if there is one."""
 
     state: CodingState
-    coder: SymbolEncoder
-    rebuilt: Frame
+    head: SymbolEncoder
+    coded: Later
     field_bits: float
     ahead: _Plan | None
 
@@ -183,20 +187,22 @@ def _plan_frame(state: CodingState, search: FrameSearch, planes: Planes, qp: int
     return _Plan(planes, qp, period, motion, prediction, target)
 
 
-def _encode_frame(state: CodingState, coder: SymbolEncoder, plan: _Plan) -> Frame:
-    send_motion(state, coder, plan.motion, plan.period)
+def _encode_frame(state: CodingState, plan: _Plan) -> Later:
+    coded = _later(plan.planes)
+    send_motion(state, coded.coder, plan.motion, plan.period)
     context = state.context(plan.qp, False, plan.prediction, plan.motion.vectors(state.distances))
-    source = Encoding(coder, *state.learning(state.codec.tables), plan.target, whole_steps(context.qps))
-    return state.finish_frame(context, plan.prediction, source, _flags(coder, plan.planes))
+    source = Encoding(coded.coder, *state.learning(state.codec.tables), plan.target, whole_steps(context.qps))
+    state.finish_frame(context, plan.prediction, source, coded)
+    return coded
 
 
-def _flags(coder: SymbolEncoder, planes: Planes) -> FilterEncoding:
-    return FilterEncoding(coder, as_samples((planes[0][0], planes[1][0])))
+def _later(planes: Planes) -> Later:
+    return Later(SymbolEncoder(), as_samples((planes[0][0], planes[1][0])))
 
 
-def _cost(state: CodingState, coder: SymbolEncoder, plan: _Plan) -> float:
+def _cost(state: CodingState, coded: Later, plan: _Plan) -> float:
     """Bits, and squared error at what it is worth, after the frame was coded."""
-    return coder.estimated_bits + 7.5 / float(step_size(torch.tensor(plan.qp))) ** 2 * _squared_error(
+    return coded.coder.estimated_bits + 7.5 / float(step_size(torch.tensor(plan.qp))) ** 2 * _squared_error(
         state, plan.planes
     )
 
@@ -209,14 +215,13 @@ def _inter_start(state: CodingState, plan: _Plan, proposed: Field) -> _Start:
     state.place = 0
     best: tuple[float, _Start] | None = None
     for sent in range(len(proposed) + 1):
-        trial, coder = state.fork(), SymbolEncoder()
-        send_field(trial, coder, proposed, sent, plan.qp)
-        field_bits = coder.estimated_bits
-        rebuilt = _encode_frame(trial, coder, plan)
-        cost = _cost(trial, coder, plan)
+        trial, head = state.fork(), SymbolEncoder()
+        send_field(trial, head, proposed, sent, plan.qp)
+        coded = _encode_frame(trial, plan)
+        cost = head.estimated_bits + _cost(trial, coded, plan)
         if best is not None and cost >= best[0]:
             break
-        best = cost, _Start(trial, coder, rebuilt, field_bits, None)
+        best = cost, _Start(trial, head, coded, head.estimated_bits, None)
     assert best is not None
     return best[1]
 
@@ -243,23 +248,22 @@ def _intra_start(
     if not proposed:
         following = None
     for sent in range(len(proposed) + 1 if following is not None else 1):
-        trial, coder = state.fork(), SymbolEncoder()
-        send_filter_changes(coder, tuning.changes)
+        trial, head, frame = state.fork(), SymbolEncoder(), _later(planes)
+        send_filter_changes(head, tuning.changes)
         trial.adapt(tuning.changes)
-        before = coder.estimated_bits
-        send_field(trial, coder, proposed, sent, qp)
-        field_bits = coder.estimated_bits - before
-        coder.encode_intervals(intervals)
-        rebuilt = trial.finish_intra(qp, coded, _flags(coder, planes))
+        before = head.estimated_bits
+        send_field(trial, head, proposed, sent, qp)
+        field_bits = head.estimated_bits - before
+        frame.coder.encode_intervals(intervals)
+        trial.finish_intra(qp, coded, frame)
         cost = field_bits
         if following is not None:
             plan = plan or _plan_frame(trial, search, following, following_qp, tuning.period)
-            after, tried = trial.fork(), SymbolEncoder()
-            _encode_frame(after, tried, plan)
-            cost += _cost(after, tried, plan)
+            after = trial.fork()
+            cost += _cost(after, _encode_frame(after, plan), plan)
         if best is not None and cost >= best[0]:
             break
-        best = cost, _Start(trial, coder, rebuilt, field_bits, plan)
+        best = cost, _Start(trial, head, frame, field_bits, plan)
     assert best is not None
     return best[1]
 

@@ -73,8 +73,8 @@ class Watch:
         state.watch = self._note
 
     def _note(self, shown: Frame, picture: Picture, flags: FlagSource) -> None:
-        assert isinstance(flags, FilterEncoding)
-        self._tried.append((shown, picture, flags.source))
+        if isinstance(flags, FilterEncoding):  # others come again when they are filtered
+            self._tried.append((shown, picture, flags.source))
 
     def take(self, shown: Frame) -> None:
         """Have the sums take in the frame of which this very reconstruction was kept; forget what else was tried."""

@@ -6,6 +6,9 @@ A sample x gets a sum of responses to differences, each a sum over some bounds b
   quantization makes count in full, while an edge's are cut off (as in VVC's adaptive loop filter, with more bounds)
 - in inter frames, from the base and the other guesses at the same place
 
+The first few pairs, the others and each guess are parts, whose sums may have gains by block: what a stream says of them
+(InnVC: `codec/innvc/filter_gains.py`) tells more or less of each from one region to the other.
+
 Weights hang on the sample's class (how busy its surroundings are in steps, in which direction, and how much the frame
 changed there), on the QP's octave, on the plane and on whether the frame is an intra frame. They were fitted to footage
 by least squares (`trainers.post_filter_fit`), and lie in each codec's `post_filter.npz`, a part of the format. The
@@ -18,10 +21,11 @@ again is gone.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -37,12 +41,16 @@ from codec.inter.quantization import LOSSLESS_QP, intra_steps
 BLOCK = 32  # luma samples a side of the block that one flag is for
 GUESSES = 4  # that are looked at: the base, and the first of the others
 BAND = 9  # QPs that share weights
+CLOSE = 4  # pairs, the nearest ones, that are a part; the others are another
+GAIN = 64  # of a part that counts as it is
 LARGEST = 32767  # weight, in 1024ths: with it no sum leaves 32 bits
 PRICE = 7.5  # bits that a squared step of error is worth
 SHARES = 0.75, 0.5  # of luma's and chroma's squared error
 
 Samples = NDArray[np.uint8]
 Planes = tuple[Samples, Samples]  # luma (H, W), chroma (2, H/2, W/2)
+# Of each block, luma's and chroma's (rows, columns, 2 + guesses): close pairs, others, guesses; see `GAIN`
+Gains = tuple[NDArray[np.int32], NDArray[np.int32]]
 # (classes, pairs, 2 n + 1) and (classes, guesses, 2 m + 1) in 1024ths: to differences of -n..n and -m..m
 Responses = tuple[NDArray[np.int32], NDArray[np.int32]]
 _PAIRS = ((0, 1), (1, 0), (1, 1), (1, -1), (0, 2), (2, 0), (1, 2), (2, 1), (1, -2), (2, -1), (0, 3), (3, 0))
@@ -161,26 +169,42 @@ class PostFilter:
         self._weights, self._changes = weights, changes
         self.responses = lru_cache(8)(self._responses)
 
-    def apply(self, picture: Picture, flags: NDArray[np.uint8]) -> Planes:
-        """The picture's planes, filtered where flags (3, rows, columns), of Y, U, V, are set."""
-        made = np.empty_like(picture.planes[0]), np.empty_like(picture.planes[1])
-        self._filter(picture, 0, picture.planes[0], picture.guesses[0], flags[0], made[0])
-        for k in range(2):
-            self._filter(picture, 1, picture.planes[1][k], picture.guesses[1][k], flags[1 + k], made[1][k])
-        return made
+    def apply(self, picture: Picture, flags: NDArray[np.uint8], gains: Gains | None = None) -> Planes:
+        """The picture's planes, filtered where flags (3, rows, columns), of Y, U, V, are set.
 
-    def _filter(
-        self, picture: Picture, kind: int, plane: Samples, guesses: Samples, flags: Samples, out: Samples
-    ) -> None:
+        gains: of an inter frame's parts; None for all as they are.
+        """
         from codec.inter.post_filter_kernels import filter_plane
 
-        if not flags.any():
-            out[:] = plane
-            return
+        made = np.empty_like(picture.planes[0]), np.empty_like(picture.planes[1])
+        for number, (kind, plane, guesses) in enumerate(_planes(picture)):
+            out = made[1][number - 1] if kind else made[0]
+            if not flags[number].any():
+                out[:] = plane
+                continue
+            looked = self._looked(picture, kind, plane, guesses)
+            own = gains[kind] if gains is not None and not picture.intra else _plain_gains(picture)
+            filter_plane(*looked, own, CLOSE, flags[number], BLOCK >> kind, out)
+        return made
+
+    def measure(self, picture: Picture, source: Planes) -> list[PartSums]:
+        """Of Y, U and V: what its parts are worth in each block, for an encoder that chooses gains."""
+        from codec.inter.post_filter_kernels import measure_parts
+
+        found = []
+        for number, (kind, plane, guesses) in enumerate(_planes(picture)):
+            parts = 2 + len(guesses)
+            sums = PartSums(np.empty((*picture.grid, parts, parts)), np.empty((*picture.grid, parts)))
+            wanted = source[1][number - 1] if kind else source[0]
+            looked = self._looked(picture, kind, plane, guesses)
+            measure_parts(*looked, CLOSE, wanted, BLOCK >> kind, sums.squares, sums.products)
+            found.append(sums)
+        return found
+
+    def _looked(self, picture: Picture, kind: int, plane: Samples, guesses: Samples) -> tuple[Any, ...]:
         shape = SHAPES[kind]
         classes = shape.classify(plane, guesses, plane_step(kind, picture.qp))
-        tables = self.responses(kind, picture.intra, picture.qp)
-        filter_plane(plane, guesses, shape.cell, classes, shape.pairs, *tables, flags, BLOCK >> kind, out)
+        return plane, guesses, shape.cell, classes, shape.pairs, *self.responses(kind, picture.intra, picture.qp)
 
     def _responses(self, kind: int, intra: bool, qp: int) -> Responses:
         shape, weights = SHAPES[kind], self._weights[weight_name(kind, intra)][qp // BAND].astype(np.int32)
@@ -196,6 +220,28 @@ class PostFilter:
             return np.ascontiguousarray(by_bound @ clipped.astype(np.int32), np.int32)
 
         return table(weights[:, :split], near), table(weights[:, split:], far)
+
+
+@dataclass(frozen=True)
+class PartSums:
+    """Of one plane, in squared samples. squares: (rows, columns, parts, parts), sums of the products of two parts.
+
+    products: (rows, columns, parts), sums of each part times what the plane lacks to the source. Parts: see `Gains`.
+    """
+
+    squares: NDArray[np.float64]
+    products: NDArray[np.float64]
+
+
+def _planes(picture: Picture) -> Iterator[tuple[int, Samples, Samples]]:
+    """Y, U and V: kind, plane (H, W), guesses (G, H, W)."""
+    yield 0, picture.planes[0], picture.guesses[0]
+    for k in range(2):
+        yield 1, picture.planes[1][k], picture.guesses[1][k]
+
+
+def _plain_gains(picture: Picture) -> NDArray[np.int32]:
+    return np.full((*picture.grid, 2 + len(picture.guesses[0])), GAIN, np.int32)
 
 
 @lru_cache
@@ -220,7 +266,9 @@ class Flags:
 class FlagSource(Protocol):
     """Codes or decodes a frame's flags; gives the frame's planes, filtered."""
 
-    def exchange(self, post_filter: PostFilter, picture: Picture, flags: Flags) -> Planes: ...
+    def exchange(
+        self, post_filter: PostFilter, picture: Picture, flags: Flags, gains: Gains | None = None
+    ) -> Planes: ...
 
 
 class FilterEncoding:
@@ -229,19 +277,19 @@ class FilterEncoding:
     def __init__(self, coder: SymbolEncoder, source: Planes) -> None:
         self._coder, self.source = coder, source
 
-    def exchange(self, post_filter: PostFilter, picture: Picture, flags: Flags) -> Planes:
+    def exchange(self, post_filter: PostFilter, picture: Picture, flags: Flags, gains: Gains | None = None) -> Planes:
         from codec.inter.post_filter_kernels import code_flags
 
         chosen = np.ones((3, *picture.grid), np.uint8)
-        made = post_filter.apply(picture, chosen)
-        gains = np.empty(chosen.shape)
+        made = post_filter.apply(picture, chosen, gains)
+        saved = np.empty(chosen.shape)
         worth = PRICE / (plane_step(0, picture.qp) / 16) ** 2
         for kind, share in enumerate(SHARES):
             before, after = (self._errors(kind, planes[kind], picture.grid) for planes in (picture.planes, made))
-            gains[kind : 2 * kind + 1] = worth * share * (before - after)
+            saved[kind : 2 * kind + 1] = worth * share * (before - after)
         intervals = np.empty(chosen.size, np.uint32)
         given = intervals, np.zeros(0, np.uint16), np.zeros(2, np.uint64)
-        code_flags(False, chosen, gains, _first(picture), flags.chances, flags.seen, *given)
+        code_flags(False, chosen, saved, _first(picture), flags.chances, flags.seen, *given)
         self._coder.encode_intervals(intervals)
         kept = []
         for kind in range(2):
@@ -266,14 +314,14 @@ class FilterDecoding:
     def __init__(self, coder: SymbolDecoder) -> None:
         self._coder = coder
 
-    def exchange(self, post_filter: PostFilter, picture: Picture, flags: Flags) -> Planes:
+    def exchange(self, post_filter: PostFilter, picture: Picture, flags: Flags, gains: Gains | None = None) -> Planes:
         from codec.inter.post_filter_kernels import code_flags
 
         found = np.zeros((3, *picture.grid), np.uint8)
-        none, gains = np.zeros(0, np.uint32), np.zeros((0, 0, 0))
+        none, saved = np.zeros(0, np.uint32), np.zeros((0, 0, 0))
         learned = _first(picture), flags.chances, flags.seen
-        self._coder.run(lambda words, state: code_flags(True, found, gains, *learned, none, words, state))
-        return post_filter.apply(picture, found)
+        self._coder.run(lambda words, state: code_flags(True, found, saved, *learned, none, words, state))
+        return post_filter.apply(picture, found, gains)
 
 
 def _first(picture: Picture) -> int:

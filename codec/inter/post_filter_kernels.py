@@ -9,7 +9,7 @@ import numpy as np
 from numba import boolean, float64, int32, int64, njit, uint8, uint16, uint32, uint64
 
 from codec.adaptive_bit_kernels import adaptive_bit
-from codec.rans import compiled, inner, read_only
+from codec.rans import compiled, inlined, inner, read_only
 
 BORDER = 3  # samples around a plane that taps may reach for; they repeat the border
 
@@ -123,61 +123,119 @@ def classify(plane, guesses, cell, step, levels, leans, changes, classes):  # ty
                 classes[row, column] += change * (len(levels) + 1) * (1 + 4 * len(leans))
 
 
-@compiled(
-    uint8[:, ::1],
-    uint8[:, :, ::1],
-    int64,
-    int64[:, ::1],
-    int64[:, ::1],
-    int32[:, :, ::1],
-    int32[:, :, ::1],
-    uint8[:, ::1],
-    int64,
-    uint8[:, ::1],
-)
-def filter_plane(plane, guesses, cell, classes, pairs, near, far, flags, block, out):  # type: ignore[no-untyped-def]
-    """Fill out (H, W) with the plane, filtered where flags (of blocks x blocks samples) are set.
-
-    guesses: (G, H, W). pairs: (P, 2) offsets. near: (classes, P, 2 n + 1) and far: (classes, G, 2 m + 1) responses, in
-    1024ths, to differences of -n..n or -m..m and beyond.
-    """
-    height, width = plane.shape
+@njit
+def _taps_of(plane, guesses, pairs, near, far):  # type: ignore[no-untyped-def]
+    """What `_sum_parts` looks up: see there."""
     wide = _wide(plane)
-    stride = wide.shape[1]
-    samples, others = wide.reshape(-1), guesses.reshape(-1)
-    taps, spans = near.reshape(-1), far.reshape(-1)
-    count, size, wings = pairs.shape[0], near.shape[2], far.shape[2]
-    shifts = pairs[:, 0] * stride + pairs[:, 1]
+    shifts = pairs[:, 0] * wide.shape[1] + pairs[:, 1]
+    size, wings = near.shape[2], far.shape[2]
     # Clipping by a table, and places without a sign: both spare the loop its branches.
     to_near, to_far = np.empty(511, np.int64), np.empty(511, np.int64)
     for k in range(511):
         to_near[k] = min(max(k - 255, -(size // 2)), size // 2) + size // 2
         to_far[k] = min(max(k - 255, -(wings // 2)), wings // 2) + wings // 2
+    return wide.reshape(-1), guesses.reshape(-1), near.reshape(-1), far.reshape(-1), shifts, to_near, to_far
+
+
+@inlined
+def _sum_near(looked, at, here, size, first, last):  # type: ignore[no-untyped-def]
+    """Responses, in 1024ths, to pairs first .. last - 1 around the sample at a place of the widened plane."""
+    samples, _, taps, _, shifts, to_near, _ = looked
+    base = 255 - np.int64(samples[np.uint64(at)])
+    total = np.int32(0)
+    for k in range(first, last):
+        shift, row = shifts[np.uint64(k)], here + k * size
+        one = to_near[np.uint64(base + samples[np.uint64(at + shift)])]
+        other = to_near[np.uint64(base + samples[np.uint64(at - shift)])]
+        total += taps[np.uint64(row + one)] + taps[np.uint64(row + other)]
+    return np.int64(total)
+
+
+@inlined
+def _far(looked, own, row, place):  # type: ignore[no-untyped-def]
+    """Response, in 1024ths, to a guess at a place of all guesses."""
+    _, others, _, spans, _, _, to_far = looked
+    return np.int64(spans[np.uint64(row + to_far[np.uint64(255 - own + others[np.uint64(place)])])])
+
+
+@compiled(
+    uint8[:, ::1], uint8[:, :, ::1], int64, int64[:, ::1], int64[:, ::1], int32[:, :, ::1], int32[:, :, ::1],
+    int32[:, :, ::1], int64, uint8[:, ::1], int64, uint8[:, ::1],
+)  # fmt: skip
+def filter_plane(  # type: ignore[no-untyped-def]
+    plane, guesses, cell, classes, pairs, near, far, gains, close, flags, block, out
+):
+    """Fill out (H, W) with the plane, filtered where flags (of blocks x blocks samples) are set.
+
+    guesses: (G, H, W). pairs: (P, 2) offsets. near: (classes, P, 2 n + 1) and far: (classes, G, 2 m + 1) responses, in
+    1024ths, to differences of -n..n or -m..m and beyond. gains: of each block, (rows, columns, 2 + G) in 64ths: of the
+    first `close` pairs, of the others and of each guess.
+    """
+    height, width = plane.shape
+    looked = _taps_of(plane, guesses, pairs, near, far)
+    stride, count, size, wings = width + 2 * BORDER, pairs.shape[0], near.shape[2], far.shape[2]
     for row in range(classes.shape[0]):
         for column in range(classes.shape[1]):
             top, left = row * cell, column * cell
-            if not flags[top // block, left // block]:
+            down, right = top // block, left // block
+            if not flags[down, right]:
                 for y in range(top, top + cell):
                     for x in range(left, left + cell):
                         out[y, x] = plane[y, x]
                 continue
-            first, first_far = classes[row, column] * count * size, classes[row, column] * guesses.shape[0] * wings
+            here, there = classes[row, column] * count * size, classes[row, column] * guesses.shape[0] * wings
             for y in range(top, top + cell):
                 for x in range(left, left + cell):
-                    at = (y + BORDER) * stride + x + BORDER
-                    own = np.int64(samples[np.uint64(at)])
-                    total = np.int32(512)
-                    base = 255 - own
-                    for k in range(count):
-                        shift, here = shifts[np.uint64(k)], first + k * size
-                        one = to_near[np.uint64(base + samples[np.uint64(at + shift)])]
-                        other = to_near[np.uint64(base + samples[np.uint64(at - shift)])]
-                        total += taps[np.uint64(here + one)] + taps[np.uint64(here + other)]
-                    place = y * width + x
+                    at, own = (y + BORDER) * stride + x + BORDER, np.int64(plane[y, x])
+                    total = np.int64(32768)
+                    total += _sum_near(looked, at, here, size, 0, close) * gains[down, right, 0]
+                    total += _sum_near(looked, at, here, size, close, count) * gains[down, right, 1]
                     for k in range(guesses.shape[0]):
-                        one = to_far[np.uint64(base + others[np.uint64(k * height * width + place)])]
-                        total += spans[np.uint64(first_far + k * wings + one)]
-                    out[y, x] = min(max(own + (total >> 10), 0), 255)
+                        place = (k * height + y) * width + x
+                        total += _far(looked, own, there + k * wings, place) * gains[down, right, 2 + k]
+                    out[y, x] = min(max(own + (total >> 16), 0), 255)
+
+
+@compiled(
+    uint8[:, ::1], uint8[:, :, ::1], int64, int64[:, ::1], int64[:, ::1], int32[:, :, ::1], int32[:, :, ::1], int64,
+    uint8[:, ::1], int64, float64[:, :, :, ::1], float64[:, :, ::1],
+)  # fmt: skip
+def measure_parts(  # type: ignore[no-untyped-def]
+    plane, guesses, cell, classes, pairs, near, far, close, source, block, squares, products
+):
+    """For an encoder: of each block, sums of the products of its parts and of what is missing to the source with them.
+
+    source: (H, W). squares: (rows, columns, 2 + G, 2 + G) and products: (rows, columns, 2 + G), filled, squared
+    samples; parts as the gains of `filter_plane`, which also tells the others.
+    """
+    height, width = plane.shape
+    looked = _taps_of(plane, guesses, pairs, near, far)
+    stride, count, size, wings = width + 2 * BORDER, pairs.shape[0], near.shape[2], far.shape[2]
+    parts = np.empty(2 + guesses.shape[0], np.int64)
+    squares[:] = 0
+    products[:] = 0
+    for row in range(classes.shape[0]):
+        for column in range(classes.shape[1]):
+            top, left = row * cell, column * cell
+            square, product = squares[top // block, left // block], products[top // block, left // block]
+            here, there = classes[row, column] * count * size, classes[row, column] * guesses.shape[0] * wings
+            for y in range(top, top + cell):
+                for x in range(left, left + cell):
+                    at, own = (y + BORDER) * stride + x + BORDER, np.int64(plane[y, x])
+                    parts[0] = _sum_near(looked, at, here, size, 0, close)
+                    parts[1] = _sum_near(looked, at, here, size, close, count)
+                    for k in range(guesses.shape[0]):
+                        parts[2 + k] = _far(looked, own, there + k * wings, (k * height + y) * width + x)
+                    missing = np.int64(source[y, x]) - own
+                    for i in range(len(parts)):
+                        product[i] += parts[i] * missing
+                        for j in range(i + 1):
+                            square[i, j] += parts[i] * parts[j]
+    for i in range(len(parts)):
+        for j in range(i + 1):
+            squares[:, :, i, j] /= 1 << 20
+            squares[:, :, j, i] = squares[:, :, i, j]
+    products /= 1024
 
 
 @compiled(uint8[:, ::1], uint8[:, :, ::1], int64[:, ::1], int64[::1], int64[::1], int32[:, :, ::1])

@@ -18,7 +18,7 @@ from codec.adaptive_tables import AdaptiveTables
 from codec.bit_mixing import Mixer
 from codec.distributions import ScaleTables
 from codec.frames import Frame, VideoFormat
-from codec.inter.post_filter import Flags, FlagSource, Picture, picture_of, shipped_filter
+from codec.inter.post_filter import Flags, FlagSource, Gains, Picture, picture_of, shipped_filter
 from codec.inter.prediction import Planes, Prediction, Reference, predict, renew
 from codec.inter.symbol_mixing import SymbolMixing, start_mixer
 from codec.inter.symbol_sources import FrameTables
@@ -45,6 +45,7 @@ class InterState:
         self.first_motion: Callable[[], MotionChances] = MotionChances  # what learning begins with
         self.motion = MotionChances()
         self.post_filter, self.flags = shipped_filter(post_filter), Flags()
+        self.gains: Gains | None = None  # of the filter's parts, where the stream says something of them
         self.after_intra = False
         self.watch: Callable[[Frame, Picture, FlagSource], None] | None = None
         self.gone = 0  # number of the reference that makes room for the coming frame
@@ -86,8 +87,11 @@ class InterState:
 
     def shown(self, flags: FlagSource, qp: int, prediction: Prediction, rebuilt: list[Tensor]) -> Frame:
         """A rebuilt frame, (H, W) and (2, H/2, W/2) whole samples of the coded size, filtered and of the video's."""
-        picture = picture_of(qp, prediction, rebuilt)
-        y, uv = flags.exchange(self.post_filter, picture, self.flags)
+        return self.filtered(flags, picture_of(qp, prediction, rebuilt))
+
+    def filtered(self, flags: FlagSource, picture: Picture) -> Frame:
+        """A frame as it is shown."""
+        y, uv = flags.exchange(self.post_filter, picture, self.flags, self.gains)
         (cw, ch), height, width = self.format.chroma_size, self.format.height, self.format.width
         frame = Frame(*(np.ascontiguousarray(p) for p in (y[:height, :width], uv[0, :ch, :cw], uv[1, :ch, :cw])))
         if self.watch is not None:

@@ -60,9 +60,9 @@ def make_picture(qp: int, intra: bool, seed: int = 0) -> tuple[Picture, Planes]:
 
 
 def plain_filter(
-    plane: np.ndarray, guesses: np.ndarray, kind: int, qp: int, weights: dict[str, np.ndarray]
+    plane: np.ndarray, guesses: np.ndarray, kind: int, qp: int, weights: dict[str, np.ndarray], gains: np.ndarray
 ) -> np.ndarray:
-    """A whole plane filtered, by the format's description alone."""
+    """A whole plane filtered, by the format's description alone. gains: (H, W, 2 + G) in 64ths."""
     shape, step = SHAPES[kind], plane_step(kind, qp)
     height, width = plane.shape
     x = plane.astype(np.int64)
@@ -97,37 +97,44 @@ def plain_filter(
     number = number.repeat(shape.cell, 0).repeat(shape.cell, 1)
 
     chosen = weights[weight_name(kind, not len(guesses))][qp // BAND][number].astype(np.int64)
-    total, tap = np.full(plane.shape, 512, np.int64), 0
-    for dy, dx in shape.pairs:
+    total, tap = np.full(plane.shape, 32768, np.int64), 0
+    for pair, (dy, dx) in enumerate(shape.pairs):
         for bound in shape.near:
             b = max(1, (bound * step + 512) >> 10)
-            total += chosen[..., tap] * (np.clip(at(dy, dx) - x, -b, b) + np.clip(at(-dy, -dx) - x, -b, b))
+            both = np.clip(at(dy, dx) - x, -b, b) + np.clip(at(-dy, -dx) - x, -b, b)
+            total += gains[..., 0 if pair < 4 else 1] * chosen[..., tap] * both
             tap += 1
-    for guess in guesses:
+    for number, guess in enumerate(guesses):
         for bound in shape.far:
             b = max(1, (bound * step + 512) >> 10)
-            total += chosen[..., tap] * np.clip(guess.astype(np.int64) - x, -b, b)
+            total += gains[..., 2 + number] * chosen[..., tap] * np.clip(guess.astype(np.int64) - x, -b, b)
             tap += 1
-    return (x + (total >> 10)).clip(0, 255)
+    return (x + (total >> 16)).clip(0, 255)
 
 
 @pytest.mark.parametrize("qp", [0, 17, 40, 62])
-@pytest.mark.parametrize("intra", [False, True])
-def test_kernels_do_what_the_format_says(qp: int, intra: bool) -> None:
+@pytest.mark.parametrize("frame", ["intra", "inter", "inter with gains"])
+def test_kernels_do_what_the_format_says(qp: int, frame: str) -> None:
+    intra = frame == "intra"
     draw = np.random.default_rng(qp)
     shapes = {weight_name(k, i): weight_shape(k, i) for k in range(2) for i in (False, True)}
     weights = {name: draw.integers(-400, 401, shape).astype(np.int16) for name, shape in shapes.items()}
     picture, _ = make_picture(qp, intra)
     flags = draw.integers(0, 2, (3, *picture.grid)).astype(np.uint8)
     flags[:, 0, 0], flags[:, 0, 1] = 0, 1
-    made = PostFilter(weights).apply(picture, flags)
+    gains = [np.full((*picture.grid, 2 + len(picture.guesses[0])), 64, np.int32) for _ in range(2)]
+    if "gains" in frame:
+        gains = [draw.integers(-256, 257, part.shape).astype(np.int32) for part in gains]
+    made = PostFilter(weights).apply(picture, flags, (gains[0], gains[1]) if "gains" in frame else None)
     for number in range(3):
         kind, k = min(number, 1), number - 1
         before = picture.planes[1][k] if kind else picture.planes[0]
         guesses = picture.guesses[1][k] if kind else picture.guesses[0]
         size = BLOCK >> kind
-        on = flags[number].repeat(size, 0).repeat(size, 1)[: before.shape[0], : before.shape[1]]
-        expected = np.where(on, plain_filter(before, guesses, kind, qp, weights), before)
+        height, width = before.shape
+        on = flags[number].repeat(size, 0).repeat(size, 1)[:height, :width]
+        spread = gains[kind].repeat(size, 0).repeat(size, 1)[:height, :width]
+        expected = np.where(on, plain_filter(before, guesses, kind, qp, weights, spread), before)
         found = made[1][k] if kind else made[0]
         assert (expected != before).any()
         assert (found == expected).all()
