@@ -9,8 +9,9 @@ that with these values saves most. The file is part of the format.
 from __future__ import annotations
 
 import io
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from itertools import count
 from pathlib import Path
 
 import numpy as np
@@ -58,20 +59,31 @@ def fit_gains(
     Raises UsageError where the model is not InnVC's or the store has no such clips; BitreelError where it is damaged.
     """
     segments = _code_clips(model, store, clips, crop, seed, progress)
+    turns = count(1)
+    basis, chances = fit_map(
+        segments, lambda share: progress(f"turn {next(turns)} of {_TURNS}: saves {100 * share:.3f} % of the bits")
+    )
+    whole = np.round(basis).astype(np.int16)
+    written = io.BytesIO()
+    np.savez_compressed(written, basis=whole, chances=np.round(chances).astype(np.uint16))
+    write_atomically(file, written.getvalue())
+
+
+def fit_map(segments: Sequence[Segment], on_turn: Callable[[float], object]) -> tuple[Basis, NDArray[np.float64]]:
+    """The map (CHANNELS, 2, PARTS) in 64ths, and the chances of its values, (CHANNELS · CONTEXTS,) in 65536ths.
+
+    on_turn: told the mean share of its bits that a clip saves, values paid for.
+    """
     basis = np.tile(np.array(_FIRST, np.float64)[:, None], (1, 2, 1))
     chances = _first_chances()
     for turn in range(_TURNS):
         found = [_choose(segment, basis, chances) for segment in segments]
         saved = [segment.wanted.by_values(basis).saved(values) for segment, values in zip(segments, found, strict=True)]
         chances, spent = _learn_chances(found, chances)
-        shares = [(saving - cost) / s.bits for s, saving, cost in zip(segments, saved, spent, strict=True)]
-        progress(f"turn {turn + 1} of {_TURNS}: saves {100 * np.mean(shares):.3f} % of the bits")
+        on_turn(float(np.mean([(save - cost) / s.bits for s, save, cost in zip(segments, saved, spent, strict=True)])))
         if turn + 1 < _TURNS:
             basis = _solve(segments, found)
-    whole = np.round(basis).astype(np.int16)
-    written = io.BytesIO()
-    np.savez_compressed(written, basis=whole, chances=np.round(chances).astype(np.uint16))
-    write_atomically(file, written.getvalue())
+    return basis, chances
 
 
 def _code_clips(model: Path, store: Path, clips: int, crop: int, seed: int, progress: Progress) -> list[Segment]:
