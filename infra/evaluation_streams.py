@@ -193,12 +193,16 @@ def measured_point(
 
 @cache
 def codec_digest() -> str:
-    """SHA-256 (hex) of the codec's source: another version may code otherwise."""
+    """SHA-256 (hex) of the codec's source and of what coding starts from: another version may code otherwise."""
     import codec as codec_package
 
+    return source_digest(Path(codec_package.__file__ or "").parent)
+
+
+def source_digest(root: Path) -> str:
+    """SHA-256 (hex) of the Python and NumPy files below a folder, names included."""
     digest = hashlib.sha256()
-    root = Path(codec_package.__file__ or "").parent
-    for path in sorted(root.rglob("*.py")):
+    for path in sorted(path for path in root.rglob("*") if path.suffix in (".py", ".npz")):
         digest.update(path.relative_to(root).as_posix().encode() + path.read_bytes())
     return digest.hexdigest()
 

@@ -20,7 +20,7 @@ from infra.evaluation import evaluate_model
 from infra.evaluation_results import Evaluation, Point
 from infra.evaluation_scores import rate_at_quality, scores_of
 from infra.evaluation_source import downscale_factor, prepare_source, shrink
-from infra.evaluation_streams import StreamSet, measure_stream_set
+from infra.evaluation_streams import StreamSet, measure_stream_set, source_digest
 from tests.infra.moving_clips import moving_clip, moving_frames, moving_source
 
 QPS = (10, 22, 34, 46, 58)
@@ -46,6 +46,17 @@ def evaluation(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Evaluation]
     )  # fmt: skip
     assert steps[-1][0] == steps[-1][1] >= 2 * (2 * len(QPS) + 4)
     yield result
+
+
+def test_what_coding_starts_from_is_part_of_what_results_are_kept_under(tmp_path: Path) -> None:
+    (tmp_path / "inner").mkdir()
+    digests = set()
+    for name, text in (("a.py", "one"), ("a.py", "two"), ("inner/start.npz", "three"), ("inner/start.npz", "four")):
+        (tmp_path / name).write_text(text)
+        digests.add(source_digest(tmp_path))
+    assert len(digests) == 4
+    (tmp_path / "inner" / "notes.txt").write_text("of no matter")
+    assert source_digest(tmp_path) in digests
 
 
 def test_every_point_is_a_file_that_decodes_exactly(evaluation: Evaluation) -> None:
