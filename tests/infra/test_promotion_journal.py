@@ -13,12 +13,21 @@ import pytest
 from codec.api import CODECS, create_codec, save_codec
 from codec.errors import BitreelError, UsageError
 from infra import promotion_journal
-from infra.promotion import promote, roll_back
+from infra.promotion import COMPARED_WITH, promote, roll_back
 from infra.promotion_journal import PromotionJournal
-from infra.registry import get_version, list_models, list_versions, record_scores, register_version, set_alias
+from infra.registry import (
+    SCORE,
+    get_version,
+    list_models,
+    list_versions,
+    record_scores,
+    register_version,
+    set_alias,
+)
 from infra.tracking import connect, start_run, tracking_uri
 from tests.infra.mlflow_server import running_server
 
+FOUR = ["cams", "dogs", "cats", "cars"]  # each with a journal that does not grow so long that reading it is the work
 GATE = "[[rules]]\nscore = 'bd_rate_vs_champion'\nmax = 0\nagainst = 'champion'\n"
 
 
@@ -28,19 +37,19 @@ def _surroundings(monkeypatch: pytest.MonkeyPatch, mlflow_home: Path) -> None:
     Path("gate.toml").write_text(GATE)
 
 
-def new_versions(count: int, champion: int | None = None) -> list[int]:
+def new_versions(count: int, champion: int | None = None, name: str = "cams") -> list[int]:
     folder = Path.cwd() / "checkpoint"
     save_codec(create_codec("tiny", {}), folder)
     run = start_run("made").run_id
-    made = [register_version("cams", folder, run) for _ in range(count)]
+    made = [register_version(name, folder, run) for _ in range(count)]
     for version in made:
         if champion is not None:
-            record_scores("cams", version, {"bd_rate_vs_champion": -1.0}, {"compared_with": str(champion)})
+            record_scores(name, version, {"bd_rate_vs_champion": -1.0}, {"compared_with": str(champion)})
     return made
 
 
-def aliases() -> dict[str, int]:
-    return {alias: version.version for version in list_versions("cams") for alias in version.aliases}
+def aliases(name: str = "cams") -> dict[str, int]:
+    return {alias: version.version for version in list_versions(name) for alias in version.aliases}
 
 
 def test_promotions_are_entered_and_rolled_back() -> None:
@@ -122,51 +131,62 @@ def test_a_gap_in_the_journal_is_told() -> None:
         promote("cams", "2", gate="gate.toml")
 
 
-def racer(me: int, rounds: int, barrier: Any, out: Path) -> None:
+def entrants(name: str, champion: int) -> list[int]:
+    """Two more versions of a model, with the files of its first and scores against the champion."""
+    client, first = connect(tracking_uri()), get_version(name, "1")
+    tags = {"model_hash": first.model_hash, SCORE + "bd_rate_vs_champion": "-1.0", COMPARED_WITH: str(champion)}
+    return [int(client.create_model_version(name, first.source, first.run_id, tags).version) for _ in range(2)]
+
+
+def racer(me: int, names: list[str], rounds: int, barrier: Any, out: Path) -> None:
     """Promote one of each round's two versions at the same moment as the other racer."""
     moved = []
-    for number in range(rounds):
-        barrier.wait()  # the versions are there
-        moved.append(promote("cams", str(2 * number + 2 + me), gate="gate.toml").moved)
-        barrier.wait()
+    for name in names:
+        for number in range(rounds):
+            barrier.wait()  # the versions are there
+            moved.append(promote(name, str(2 * number + 2 + me), gate="gate.toml").moved)
+            barrier.wait()
     out.write_text(json.dumps(moved))
 
 
-def race(rounds: int) -> None:
-    new_versions(1)
-    promote("cams", "1", gate="gate.toml")
+def race(names: list[str], rounds: int) -> None:
+    """So many races for each model, all between the same two processes."""
     context = multiprocessing.get_context("spawn")
     barrier = context.Barrier(3, timeout=120)
     outs = [Path(f"racer{me}.json").absolute() for me in range(2)]
-    racers = [context.Process(target=racer, args=(me, rounds, barrier, outs[me])) for me in range(2)]
+    racers = [context.Process(target=racer, args=(me, names, rounds, barrier, outs[me])) for me in range(2)]
     for process in racers:
         process.start()
-    champion = 1
-    for number in range(rounds):
-        assert new_versions(2, champion) == [2 * number + 2, 2 * number + 3]
-        barrier.wait()
-        barrier.wait()
-        held = aliases()
-        assert held["champion"] in (2 * number + 2, 2 * number + 3), "one of them has won"
-        assert held["previous"] == champion
-        champion = held["champion"]
+    for name in names:
+        new_versions(1, name=name)
+        promote(name, "1", gate="gate.toml")
+        champion = 1
+        for number in range(rounds):
+            assert entrants(name, champion) == [2 * number + 2, 2 * number + 3]
+            barrier.wait()
+            barrier.wait()
+            held = aliases(name)
+            assert held["champion"] in (2 * number + 2, 2 * number + 3), "one of them has won"
+            assert held["previous"] == champion
+            champion = held["champion"]
+        counted = PromotionJournal(name).counting()
+        assert [entry.aliases["champion"] for entry in counted][-1] == champion and len(counted) == rounds + 1
     for process in racers:
         process.join(60)
         assert process.exitcode == 0
     wins = [json.loads(out.read_text()) for out in outs]
+    assert len(wins[0]) == len(names) * rounds
     assert all(a != b for a, b in zip(*wins, strict=True)), "never two winners, never none"
-    counted = PromotionJournal("cams").counting()
-    assert [entry.aliases["champion"] for entry in counted][-1] == champion and len(counted) == rounds + 1
 
 
 def test_two_promotions_at_once() -> None:
-    race(3)
+    race(["cams"], 3)
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
 def test_two_promotions_at_once_a_hundred_times() -> None:
-    race(100)
+    race(FOUR, 25)
 
 
 @pytest.fixture
@@ -179,4 +199,4 @@ def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
 def test_two_promotions_at_once_a_hundred_times_through_a_server(server: str) -> None:
-    race(100)
+    race(FOUR, 25)
