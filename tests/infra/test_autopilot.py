@@ -118,9 +118,10 @@ def test_better_is_promoted_worse_refused_and_nothing_done_twice() -> None:
 
 
 def autopilot(address: str, *more: str) -> list[str]:
-    """The command, for a process of its own."""
+    """The command, for a process of its own. Two QPs give no BD-rate, which nothing here is judged by."""
+    Path("gate.toml").write_text("[[rules]]\nscore = 'decode_hash_failures'\nmax = 0\n")
     return [
-        sys.executable, "-m", "infra.cli", "autopilot", "--name", "cams", "--videos", "clip*.y4m", "--qps", QPS,
+        sys.executable, "-m", "infra.cli", "autopilot", "--name", "cams", "--videos", "clip.y4m", "--qps", "20,44",
         "--anchors", "", "--frames", "3", "--gate", str(Path("gate.toml").absolute()), "--address", address, *more,
     ]  # fmt: skip
 
@@ -168,7 +169,7 @@ class Flying:
         return self._log.read_text()
 
     def wait(self, what: str, until: Callable[[], bool]) -> None:
-        deadline = time.monotonic() + 400
+        deadline = time.monotonic() + 900  # on a machine that others fill
         while not until():
             assert self._process.poll() is None, self.said
             assert time.monotonic() < deadline, f"{what}: still not; {self.said}"
@@ -180,10 +181,9 @@ def kept_points() -> dict[Path, int]:
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(1800)
+@pytest.mark.timeout(3600)
 def test_cluster_and_autopilot_are_lost_and_nothing_is_done_twice() -> None:
     """First the head dies while its job runs, and forgets it; then autopilots die while they wait for the next job."""
-    moving_clip(Path("clip2.y4m"), 64, 64, 3, seed=1)
     new_version(0.5)
     set_alias("cams", "champion", 1)
     new_version(0.0)
@@ -207,7 +207,7 @@ def test_cluster_and_autopilot_are_lost_and_nothing_is_done_twice() -> None:
     assert aliases() == {"champion": 2, "previous": 1}
     assert [entry.what for entry in PromotionJournal("cams").entries()] == ["'champion': version 1 → version 2"]
     after = kept_points()
-    assert len(after) == 2 * 2 * len(QPS.split(",")), "two clips, two models"
+    assert len(after) == 2 * 2, "two models at two QPs"
     assert before and all(after[path] == stamp for path, stamp in before.items()), "what was measured was taken again"
     experiment = connect().get_experiment_by_name(EXPERIMENT).experiment_id
     assert len(connect().search_runs([experiment], "tags.`bitreel.evaluation` = 'cams@2'")) == 1
