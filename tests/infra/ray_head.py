@@ -18,6 +18,7 @@ from pathlib import Path
 import psutil
 
 ROOT = Path(__file__).parents[2]
+_STARTS = 5
 
 
 def free_ports(count: int) -> list[int]:
@@ -46,8 +47,15 @@ class RayHead:
         return f"http://127.0.0.1:{self._ports[1]}"
 
     def start(self) -> None:
-        """Start it; back when it answers."""
-        _wait_until_free(self._ports)
+        """Start it; back when it takes jobs. Ray gives up after half a minute, which a busy machine may not keep."""
+        for _ in range(_STARTS):
+            _wait_until_free(self._ports)
+            if self._try_to_start():
+                return
+            self.stop()
+        raise AssertionError(f"the head does not start: {self._log.read_text()[-2000:]}")
+
+    def _try_to_start(self) -> bool:
         port, dashboard, client, agent = self._ports
         command = [
             str(Path(sys.executable).parent / "ray"), "start", "--head", "--block", f"--port={port}",
@@ -56,12 +64,17 @@ class RayHead:
             f"--num-cpus={self._cpus}", f"--temp-dir={self._folder}/ray",
         ]  # fmt: skip
         path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
-        with self._log.open("ab") as out:
+        with self._log.open("wb") as out:
             self._process = subprocess.Popen(
                 command, stdout=out, stderr=out, start_new_session=True,
                 env=os.environ | {"PATH": path, "PYTHONPATH": str(ROOT)},
             )  # fmt: skip
-        _wait(f"{self.address}/api/version", self._process, self._log)
+        deadline = time.monotonic() + 180
+        while self._process.poll() is None and time.monotonic() < deadline:
+            if "Ray runtime started" in self._log.read_text() and _answers(f"{self.address}/api/version"):
+                return True
+            time.sleep(0.3)
+        return False
 
     def kill(self) -> None:
         """kill -9 of the head's own processes; those of its jobs live until they notice."""
@@ -74,9 +87,10 @@ class RayHead:
 
     def stop(self) -> None:
         """End it, and all that it started."""
-        if self._process is None or self._process.poll() is not None:
+        if self._process is None:
             return
-        os.killpg(self._process.pid, 15)
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self._process.pid, 15)
         try:
             self._process.wait(20)
         except subprocess.TimeoutExpired:
@@ -118,18 +132,11 @@ def _wait_until_free(ports: list[int]) -> None:
             raise AssertionError(f"port {port} is still in use")
 
 
-def _wait(url: str, head: subprocess.Popen[bytes], log: Path) -> None:
-    deadline = time.monotonic() + 120
-    while time.monotonic() < deadline:
-        if head.poll() is not None:
-            raise AssertionError(f"the head ended: {log.read_text()[-2000:]}")
-        try:
-            with urllib.request.urlopen(url, timeout=2):
-                return
-        except urllib.error.HTTPError as error:
-            if error.code in (401, 403):  # it is up and asks for the token
-                return
-            time.sleep(0.3)
-        except (urllib.error.URLError, OSError):
-            time.sleep(0.3)
-    raise AssertionError(f"the head does not answer: {log.read_text()[-2000:]}")
+def _answers(url: str) -> bool:
+    try:
+        with urllib.request.urlopen(url, timeout=2):
+            return True
+    except urllib.error.HTTPError as error:
+        return error.code in (401, 403)  # it is up and asks for the token
+    except (urllib.error.URLError, OSError):
+        return False

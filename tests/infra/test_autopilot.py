@@ -152,7 +152,7 @@ class Flying:
         self._log = log
         with log.open("wb") as out:
             self._process = subprocess.Popen(
-                autopilot(address, "--interval", "1"), stdout=out, stderr=out,
+                autopilot(address, "--interval", "2"), stdout=out, stderr=out,
                 env=os.environ | {"MLFLOW_TRACKING_URI": tracking_uri()},
             )  # fmt: skip
 
