@@ -84,7 +84,7 @@ def logged(folder: Path) -> int:
     return max((entry["step"] for entry in journal(folder)), default=0)
 
 
-def wait_for(what: str, reached: Callable[[], bool], training: subprocess.Popen[bytes], seconds: float = 300) -> None:
+def wait_for(what: str, reached: Callable[[], bool], training: subprocess.Popen[bytes], seconds: float = 1800) -> None:
     until = time.monotonic() + seconds
     while not reached():
         if time.monotonic() > until or training.poll() is not None:
@@ -116,6 +116,7 @@ def main() -> None:
     parser.add_argument("--away", type=float, default=60.0, help="seconds that the server is down")
     parser.add_argument("--kill-worker", action="store_true", help="kill the training's worker in the middle of it")
     parser.add_argument("--port", type=int, default=5060)
+    parser.add_argument("--patience", type=float, default=3600, help="seconds that any one stage may take")
     parser.add_argument("--json", type=Path)
     given = parser.parse_args()
 
@@ -137,7 +138,7 @@ def main() -> None:
             return time.time()
 
         try:
-            wait_for("the first steps", lambda: logged(folder) >= LOGGED_BEFORE, training)
+            wait_for("the first steps", lambda: logged(folder) >= LOGGED_BEFORE, training, given.patience)
             server.stop()
             away = happened("tracking server killed (SIGKILL)")
             if given.kill_worker:
@@ -147,13 +148,13 @@ def main() -> None:
             time.sleep(max(0.0, away + given.away - time.time()))
             server.start()
             back = happened("tracking server is back")
-            status = training.wait(900)
+            status = training.wait(given.patience)
             ended = happened(f"training ended with exit status {status}")
             answer = verdict(folder, server.uri, away, back, ended)
         finally:
             if training.poll() is None:
-                training.terminate()
-                training.wait(60)
+                training.kill()  # its Ray goes with it
+                training.wait()
             server.stop()
     answer |= {"events": [{"seconds": at - began, "what": what} for at, what in events], "exit_status": status}
     for key, value in answer.items():

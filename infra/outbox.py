@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from mlflow import MlflowClient
 
 FILES = "files"  # below the outbox: what waits to be uploaded
+_DRIVER = "driver"  # the kind of process that says how a run stands
 BATCH = 1000  # metrics in one call, MLflow's limit
 _PATIENCE = 15.0  # seconds between two tries, at most
 # What MLflow will answer again however often it is asked; anything else is tried until it works.
@@ -44,11 +45,12 @@ class Outbox:
     def __init__(self, uri: str, run_id: str, folder: Path, writer: str) -> None:
         self.uri, self.run_id, self.folder = uri, run_id, folder
         folder.mkdir(parents=True, exist_ok=True)
-        self._journals = [Journal(path) for path in sorted(folder.glob(f"{writer or '*'}-*.jsonl"))]
+        # Drivers' last: they say how the run ended, which MLflow hears after all the rest.
+        found = sorted(folder.glob(f"{writer or '*'}-*.jsonl"), key=lambda path: (path.name.startswith(_DRIVER), path))
+        self._journals = [Journal(path) for path in found]
         self._own = None
         if writer:
-            name = f"{writer}-{time.time_ns():020d}-{secrets.token_hex(3)}.jsonl"
-            self._own = Journal(folder / name)
+            self._own = _new_journal(folder, writer)
         self._lock = threading.Lock()  # of the own journal
         self._news, self._over = threading.Event(), threading.Event()
         self._settled = threading.Condition()
@@ -191,6 +193,20 @@ class Outbox:
             client.log_artifact(self.run_id, str(path), first["to"])
 
 
+def _new_journal(folder: Path, writer: str) -> Journal:
+    return Journal(folder / f"{writer}-{time.time_ns():020d}-{secrets.token_hex(3)}.jsonl")
+
+
+def note_status(folder: Path, status: str) -> None:
+    """Write down how a run ended, for whoever sends what its outbox holds; a warning where the disk takes nothing."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        entry = {"time": int(time.time() * 1000), "kind": "status", "status": status}
+        _new_journal(folder, _DRIVER).append(entry)
+    except OSError as error:
+        logging.getLogger(__name__).warning("an entry for MLflow is lost: %s", error)
+
+
 def left_behind(folder: Path) -> bool:
     """Whether an outbox holds entries that were not sent."""
     return any(Journal(path).has_unsent() for path in folder.glob("*-*.jsonl"))
@@ -199,7 +215,7 @@ def left_behind(folder: Path) -> bool:
 def last_status(folder: Path) -> str | None:
     """The status that a driver wrote down last; None where none did."""
     found = None
-    for path in sorted(folder.glob("driver-*.jsonl")):
+    for path in sorted(folder.glob(f"{_DRIVER}-*.jsonl")):
         for entry, _ in Journal(path).entries(0):
             found = entry["status"] if entry["kind"] == "status" else found
     return found

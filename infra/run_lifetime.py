@@ -6,11 +6,12 @@ import fcntl
 import logging
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
 from codec.errors import UsageError
-from infra.outbox import Outbox, last_status, left_behind
+from infra.outbox import Outbox, last_status, left_behind, note_status
+from infra.stop_signals import stops_ignored
 from infra.tracking import OUTBOX, RUN_NOTE, TrackedRun, noted_run
 from infra.training_tracker import TrainingTracker
 from trainers.ray_train import TrainingStopped
@@ -45,8 +46,10 @@ def followed_run(run: TrackedRun, patience: float = PATIENCE) -> Iterator[Traini
             status, patience = "KILLED", min(patience, _HASTE)
             raise
         finally:
-            tracker.close()
-            _settle(run, status, patience)
+            with stops_ignored() if status == "KILLED" else nullcontext():
+                note_status(run.folder / OUTBOX, status)  # first: from here on nothing can change it
+                tracker.close()
+                _send(run, patience)
     finally:
         os.close(lock)
 
@@ -66,21 +69,18 @@ def settle_runs(storage: Path) -> None:
         if lock is None:
             continue
         try:
-            if not _settle(run, "KILLED" if dead else None, _SETTLE_PATIENCE):
+            if dead:
+                note_status(folder / OUTBOX, "KILLED")
+            if not _send(run, _SETTLE_PATIENCE):
                 return
         finally:
             os.close(lock)
 
 
-def _settle(run: TrackedRun, status: str | None, patience: float) -> bool:
-    """Send everything that any process of a run has left, and its status after that; whether all has arrived."""
+def _send(run: TrackedRun, patience: float) -> bool:
+    """Send everything that any process of a run has left; whether all has arrived."""
     assert run.folder is not None
-    rest = Outbox(run.uri, run.run_id, run.folder / OUTBOX, "")
-    done = rest.close(patience)
-    if status is not None:
-        last = Outbox(run.uri, run.run_id, run.folder / OUTBOX, "driver")
-        last.append({"kind": "status", "status": status})
-        done = last.close(patience if done else 0.0)
+    done = Outbox(run.uri, run.run_id, run.folder / OUTBOX, "").close(patience)
     if not done:
         logging.getLogger(__name__).warning(
             "MLflow at %s does not answer: what it has not got waits in %s; the next training here sends it",

@@ -12,6 +12,7 @@ import hashlib
 import itertools
 import json
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ from codec.atomic_files import write_json_atomically
 from codec.errors import BitreelError, UsageError
 from infra.provenance import manifest_hash
 from infra.run_lifetime import followed_run, settle_runs
+from infra.stop_signals import stops_held_back
 from infra.sweep_ranking import RankedTrial, ranked
 from infra.sweep_trial import TrialJob, run_trial, trial_result
 from infra.tracking import RUNS_FOLDER, TrackedRun, note_run, noted_run, start_run
@@ -124,16 +126,21 @@ def run_sweep(
     folder = (Path.cwd() / RUNS_FOLDER / SWEEPS / name).resolve()
     settle_runs(folder.parent)
     settle_runs(folder / TRIALS)
-    parent = noted_run(folder) or note_run(start_run(f"sweep-{name}", tags={SWEEP_TAG: name}), folder)
-    with followed_run(parent) as tracker:
-        with ray_session(address):
-            room = parallel or _room(trials, workers)
-            jobs = [
-                TrialJob(name, t.number, t.settings, t.recipe.to_dict(), str(store.resolve()),
-                         str(folder / TRIALS / t.key), parent, workers, room)
-                for t in trials
-            ]  # fmt: skip
-            failed = _run_all(jobs, room, on_progress or (lambda done, total, what: None))
+    with ExitStack() as stack:
+        with stops_held_back():  # a run that MLflow has is followed, or it would stay RUNNING for ever
+            parent = noted_run(folder) or note_run(start_run(f"sweep-{name}", tags={SWEEP_TAG: name}), folder)
+            tracker = stack.enter_context(followed_run(parent))
+        try:
+            with ray_session(address):
+                room = parallel or _room(trials, workers)
+                jobs = [
+                    TrialJob(name, t.number, t.settings, t.recipe.to_dict(), str(store.resolve()),
+                             str(folder / TRIALS / t.key), parent, workers, room)
+                    for t in trials
+                ]  # fmt: skip
+                failed = _run_all(jobs, room, on_progress or (lambda done, total, what: None))
+        finally:
+            settle_runs(folder / TRIALS)  # those whose driver was cut off
         done = {t.number: trial_result(folder / TRIALS / t.key) for t in trials}
         first = done[trials[0].number]
         if first is None:

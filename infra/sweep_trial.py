@@ -52,6 +52,7 @@ def run_trial(job: TrialJob) -> None:
             workers=job.workers,
             tracking=run,
             on_validation=tracker.validation,
+            on_stop=tracker.stopping,
             beside=job.parallel,
         )
 

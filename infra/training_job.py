@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime
 import secrets
 from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from codec.builtin import builtin_models, stated_hash
 from codec.errors import BitreelError, UsageError
 from infra.registry import check_free_name, fetch_version, local_model, register_version, version_of
 from infra.run_lifetime import followed_run, settle_runs
+from infra.stop_signals import stops_held_back
 from infra.tracking import RUNS_FOLDER, TrackedRun, find_training_run, noted_run, start_training_run
 from trainers.phase_batches import PhaseBatches
 from trainers.ray_train import train_on_ray
@@ -63,22 +65,24 @@ def run_training(
     PhaseBatches(store, recipe)  # raises where the store can't serve the recipe: better before a run is on record
     storage = (Path.cwd() / RUNS_FOLDER / TRAINING_FOLDER).resolve()
     settle_runs(storage)
-    start = None
+    run, start, origin = None, None, {"init_from": "fresh weights"}
     if resume is not None:
         run, name = _find(resume, storage)
     else:
-        origin = {"init_from": "fresh weights"}
-        if init_from is not None:
-            start, label = _starting_model(init_from)
-            starting_codec(recipe, start)  # raises where its settings are not the recipe's
-            origin = {"init_from": label, "init_from_hash": stated_hash(start)}
         now = datetime.datetime.now().strftime("%Y%m%d-%H%M%S")
         name = f"{recipe.name}-{now}-{secrets.token_hex(2)}"
-        run = start_training_run(recipe, name, {"store": store.resolve()} | origin, storage / name)
-    if on_start is not None:
-        on_start(name)
+    if init_from is not None:
+        start, label = _starting_model(init_from)
+        starting_codec(recipe, start)  # raises where its settings are not the recipe's
+        origin = {"init_from": label, "init_from_hash": stated_hash(start)}
     try:
-        with followed_run(run) as tracker:
+        with ExitStack() as stack:
+            with stops_held_back():  # a run that MLflow has is followed, or it would stay RUNNING for ever
+                if run is None:
+                    run = start_training_run(recipe, name, {"store": store.resolve()} | origin, storage / name)
+                tracker = stack.enter_context(followed_run(run))
+            if on_start is not None:
+                on_start(name)
             result = train_on_ray(
                 recipe,
                 store,
@@ -91,6 +95,7 @@ def run_training(
                 on_progress=on_progress,
                 on_event=on_event,
                 on_validation=tracker.validation,
+                on_stop=tracker.stopping,
             )
     except KeyboardInterrupt:
         raise BitreelError(f"training stopped; go on with --resume {name}") from None

@@ -86,6 +86,10 @@ class TrainingTracker:
         """Set tags of the run."""
         self.outbox.append({"kind": "tags", "values": values})
 
+    def stopping(self) -> None:
+        """The training was told to end: MLflow hears of it now, since whoever told may kill it before it is done."""
+        self.outbox.append({"kind": "status", "status": "KILLED"})
+
     def close(self) -> None:
         """Send what still waits, as far as MLflow answers soon; the rest is sent by the next process of the run."""
         if self._sampler is not None:

@@ -6,7 +6,6 @@ one clip of its whole length, so that nothing short is lost altogether.
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -17,7 +16,7 @@ from codec.errors import VideoError
 from codec.frames import Frame
 from pipeline.curation import Bars, find_bars, perceptual_hash, reason_to_drop
 from pipeline.ingest_calls import Curation
-from pipeline.shots import ShotCutDetector
+from pipeline.shots import LOOKAHEAD, ShotCutDetector
 
 _SAMPLED_ROWS = 8  # every eighth row is looked at
 
@@ -79,27 +78,30 @@ class ClipCutter:
     ) -> None:
         self._geometry, self._clip_frames, self._rgb, self._on_clip = geometry, clip_frames, rgb, on_clip
         self._curation = curation
-        g = geometry
+        g, slots = geometry, clip_frames + LOOKAHEAD
         if rgb:
-            shape: tuple[int, ...] = (clip_frames, g.height, g.width, 3)
+            shape: tuple[int, ...] = (slots, g.height, g.width, 3)
         else:
-            shape = (clip_frames, (g.height + g.height % 2) * 3 // 2, g.width + g.width % 2)
+            shape = (slots, (g.height + g.height % 2) * 3 // 2, g.width + g.width % 2)
+        # The clip so far, then the frames whose place in a shot is not known yet. Pictures are put here as they come,
+        # while the processor's caches hold them.
         self._buffer = np.empty(shape, np.uint8)
-        self._slots = [self._buffer[t] if rgb else Slot.of(self._buffer[t]) for t in range(clip_frames)]
-        self._filled = 0
-        self._steps: list[float] = []
+        self._slots = [frame if rgb else Slot.of(frame) for frame in self._buffer]
+        self._filled = self._waiting = 0
+        self._steps: list[float] = []  # of the clip's and the waiting frames
         self._shot_has_clip = False
         self._detector = ShotCutDetector()
-        self._waiting: deque[tuple[Frame | NDArray[np.uint8], float]] = deque()
         self._next = 0  # index of the first waiting frame
         self._cuts: set[int] = set()
         self.frames = 0
 
     def push(self, picture: Frame | NDArray[np.uint8]) -> None:
-        """Take the next picture; it is held for a few frames until its place in a shot is known."""
+        """Take the next picture, which is copied; its place in a shot is known a few frames later."""
         luma = picture.y if isinstance(picture, Frame) else picture[..., 1]
         self._cuts.update(self._detector.push(luma))
-        self._waiting.append((picture, self._detector.last_step))
+        _place(picture, self._geometry, self._slots[self._filled + self._waiting])
+        self._steps.append(self._detector.last_step)
+        self._waiting += 1
         self.frames += 1
         while self._next < self._detector.judged:
             self._take()
@@ -112,12 +114,10 @@ class ClipCutter:
         self._end_shot()
 
     def _take(self) -> None:
-        picture, step = self._waiting.popleft()
         if self._next in self._cuts:
             self._cuts.remove(self._next)
             self._end_shot()
-        _place(picture, self._geometry, self._slots[self._filled])
-        self._steps.append(step)
+        self._waiting -= 1
         self._filled += 1
         self._next += 1
         if self._filled == self._clip_frames:
@@ -126,14 +126,24 @@ class ClipCutter:
     def _end_shot(self) -> None:
         if self._filled and not self._shot_has_clip:
             self._hand_out()
-        self._filled, self._shot_has_clip = 0, False
-        self._steps.clear()
+        self._forget()
+        self._shot_has_clip = False
+
+    def _forget(self) -> None:
+        """Drop the clip's frames; those that wait are the first of the next."""
+        if self._filled:
+            for place in range(self._waiting):
+                self._buffer[place] = self._buffer[self._filled + place]
+            del self._steps[: self._filled]
+            self._filled = 0
 
     def _hand_out(self) -> None:
-        array = self._buffer[: self._filled]
-        first, self._filled, self._shot_has_clip = self._next - self._filled, 0, True
-        motion = float(np.mean(self._steps[1:])) if len(self._steps) > 1 else 0.0
-        self._steps.clear()
+        self._on_clip(self._clip(self._buffer[: self._filled], self._steps[1 : self._filled]))
+        self._shot_has_clip = True
+        self._forget()
+
+    def _clip(self, array: NDArray[np.uint8], steps: list[float]) -> Clip:
+        motion = float(np.mean(steps)) if steps else 0.0
         luma = array[..., 1] if self._rgb else array[:, : self._geometry.height, : self._geometry.width]
         few = [luma[t] for t in (0, len(array) // 2, len(array) - 1)]
         bars = find_bars(np.stack(few)) if self._curation.trim_bars else (0, 0, 0, 0)
@@ -145,8 +155,8 @@ class ClipCutter:
         sharpness = float(np.abs(np.diff(middle, axis=1)).mean()) if middle.shape[1] > 1 else 0.0
         dropped = reason_to_drop(self._curation, sampled, motion)
         phash = "" if dropped else perceptual_hash(few[1:])
-        brightness = float(sampled.mean())
-        self._on_clip(Clip(array, first, motion, sharpness, brightness, phash, bars, dropped))
+        first, brightness = self._next - self._filled, float(sampled.mean())
+        return Clip(array, first, motion, sharpness, brightness, phash, bars, dropped)
 
 
 @dataclass(frozen=True)

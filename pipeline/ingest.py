@@ -326,5 +326,5 @@ def _check_arguments(settings: IngestSettings, workers: int | None) -> None:
     if settings.crop is not None and (min(settings.crop) < 2 or any(side % 2 for side in settings.crop)):
         raise UsageError(f"--crop {settings.crop[0]}x{settings.crop[1]}: both sides must be even and at least 2")
     fractions = (settings.val_fraction, settings.test_fraction)
-    if min(fractions) < 0 or sum(fractions) >= 1:
-        raise UsageError("the held-out fractions must be 0 or more and leave something to train on")
+    if not (min(fractions) >= 0 and sum(fractions) < 1):  # NaN is neither
+        raise UsageError("--held-out: shares must be 0 or more and leave something to train on")

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import functools
 import logging
 import os
+import signal
 import socket
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -36,12 +39,13 @@ def ray_session(address: str | None) -> Iterator[int]:
     options: dict[str, Any] = {"logging_level": logging.ERROR, "log_to_driver": False}
     try:
         if address is None:
-            with _on_loopback():
+            with _on_loopback(), _apart_from_signals():
                 ray.init(address="local", include_dashboard=False, **options)
         else:
             _check_reachable(address)
             use_token()
-            ray.init(address=address, **options)
+            with _apart_from_signals():
+                ray.init(address=address, **options)
     except Exception as error:  # whatever the client or the launcher raises, the person needs the address
         where = address or "this machine"
         reason = (str(error).splitlines() or [type(error).__name__])[0]
@@ -74,6 +78,29 @@ def _on_loopback() -> Iterator[None]:
         os.environ.pop(name)
         if inherited is not None:
             os.environ[name] = inherited
+
+
+@contextmanager
+def _apart_from_signals() -> Iterator[None]:
+    """A Ray started or joined in this block leaves SIGTERM to this process, where that answers it by itself, and its
+    processes are in groups of their own.
+
+    Ray's answer is to kill its processes first, and this one dies of their loss before it has said how it ended; so it
+    does where a signal to its whole process group, as schedulers send it, reaches them.
+    """
+    from ray._private import services, utils
+
+    start, sets_handler, own = services.ConsolePopen, utils.set_sigterm_handler, signal.getsignal(signal.SIGTERM)
+    if callable(own):
+        utils.set_sigterm_handler = lambda handler: None
+    setattr(services, "ConsolePopen", functools.partial(start, process_group=0))  # noqa: B010 - a class, to mypy
+    try:
+        yield
+    finally:
+        utils.set_sigterm_handler = sets_handler
+        setattr(services, "ConsolePopen", start)  # noqa: B010
+        if callable(own) and threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, own)  # Ray's library has put one that prints a trace before it
 
 
 def _check_reachable(address: str) -> None:

@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import logging
 import shutil
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from codec.errors import BitreelError, UsageError
@@ -19,12 +19,21 @@ _NAME = "step-{:08d}"
 
 @dataclass(frozen=True)
 class KeepingPolicy:
-    """Which checkpoints stay: the newest `last`, the one with the lowest `best` (a logged figure; "" for none), and
-    one every `hours` (0: none) counted from the oldest."""
+    """Which checkpoints stay: the newest `last`, the best by "loss" or by "validation" ("" for none), and one every
+    `hours` (0: none) counted from the oldest."""
 
     last: int
     best: str = ""
     hours: float = 0.0
+
+
+@dataclass(frozen=True)
+class Validated:
+    """What validations have found. costs: of the steps that can be compared; waiting: steps still to be measured, any
+    of which may turn out the best."""
+
+    costs: Mapping[int, float] = field(default_factory=dict)
+    waiting: frozenset[int] = frozenset()
 
 
 @dataclass(frozen=True)
@@ -36,14 +45,22 @@ class CheckpointNote:
     metrics: dict[str, float]
 
 
-def steps_to_keep(notes: Sequence[CheckpointNote], policy: KeepingPolicy) -> set[int]:
-    """Steps of the checkpoints that stay. Phases weigh rate and distortion differently, so "best" compares only
-    checkpoints of the newest one's phase."""
+def steps_to_keep(
+    notes: Sequence[CheckpointNote], policy: KeepingPolicy, validated: Validated = Validated()
+) -> set[int]:
+    """Steps of the checkpoints that stay. Phases weigh rate and distortion differently, so losses are compared only
+    within the newest one's phase; validations measure all phases alike."""
     notes = sorted(notes, key=lambda note: note.step)
     kept = {note.step for note in notes[-policy.last :]}
-    rivals = [n for n in notes if policy.best in n.metrics and n.metrics.get("phase") == notes[-1].metrics.get("phase")]
-    if rivals:
-        kept.add(min(rivals, key=lambda note: note.metrics[policy.best]).step)
+    costs: dict[int, float] = {}
+    if policy.best == "validation":
+        costs = {note.step: validated.costs[note.step] for note in notes if note.step in validated.costs}
+        kept |= {note.step for note in notes if note.step in validated.waiting}
+    elif policy.best == "loss":
+        phase = notes[-1].metrics.get("phase") if notes else None
+        costs = {n.step: n.metrics["loss"] for n in notes if "loss" in n.metrics and n.metrics.get("phase") == phase}
+    if costs:
+        kept.add(min(costs, key=lambda step: costs[step]))
     due = float("-inf")
     for note in notes if policy.hours else ():
         if note.taken >= due:
@@ -53,10 +70,11 @@ def steps_to_keep(notes: Sequence[CheckpointNote], policy: KeepingPolicy) -> set
 
 
 class CheckpointFolder:
-    """Checkpoints below one folder. One process writes; any may read."""
+    """Checkpoints below one folder. One process writes; any may read. `validated` tells what is known when one is to
+    be removed."""
 
-    def __init__(self, folder: Path, policy: KeepingPolicy) -> None:
-        self.folder, self.policy = folder, policy
+    def __init__(self, folder: Path, policy: KeepingPolicy, validated: Callable[[], Validated] = Validated) -> None:
+        self.folder, self.policy, self._validated = folder, policy, validated
 
     def steps(self) -> list[int]:
         """Steps of the checkpoints there are, rising, damaged ones too."""
@@ -73,7 +91,7 @@ class CheckpointFolder:
             shutil.rmtree(unfinished, ignore_errors=True)
         path = self.path(snapshot.step)
         snapshot.write(path)
-        self._prune()
+        self.prune()
         return path
 
     def newest_whole(self) -> tuple[Path, TrainingState] | None:
@@ -91,7 +109,9 @@ class CheckpointFolder:
             raise BitreelError(f"no checkpoint in '{self.folder}' is whole; start a new run")
         return None
 
-    def _prune(self) -> None:
+    def prune(self) -> None:
+        """Remove those that the policy lets go. For who writes, and for others when nobody writes any more."""
+        validated = self._validated()  # before the look at what is there: no newer one is judged by an older finding
         notes = []
         for step in self.steps():
             try:
@@ -99,7 +119,7 @@ class CheckpointFolder:
             except (BitreelError, UsageError):
                 continue  # neither counted nor removed: a person may want to look at it
             notes.append(CheckpointNote(step, state["taken"], state["metrics"]))
-        kept = steps_to_keep(notes, self.policy)
+        kept = steps_to_keep(notes, self.policy, validated)
         for note in notes:
             if note.step not in kept:
                 shutil.rmtree(self.path(note.step), ignore_errors=True)

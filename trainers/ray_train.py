@@ -34,7 +34,7 @@ from trainers.run_events import note_event, read_events
 from trainers.starting_codec import starting_codec
 from trainers.step_requests import Request
 from trainers.stop_notice import ask, withdraw
-from trainers.validation import check_held_out
+from trainers.validation import check_held_out, waiting_validations
 
 RUN_FILE = "run.json"
 START_FOLDER = "start"  # the model whose weights the run began with, so that going on with it needs no other
@@ -69,6 +69,7 @@ def train_on_ray(
     on_progress: Callable[[int, dict[str, float]], None] | None = None,
     on_event: Callable[[str], None] | None = None,
     on_validation: OnResult | None = None,
+    on_stop: Callable[[], None] | None = None,
     beside: int = 1,
 ) -> TrainingResult:
     """Train by `recipe` on the clips of `store` and wait for the end.
@@ -81,14 +82,15 @@ def train_on_ray(
     workers or store, `on_validation` what validations found, from threads. `beside`: how many runs of this kind share
     the cluster.
 
-    SIGTERM to this process stops the run with a checkpoint. Raises UsageError where recipe, store, weights or a run of
-    that name do not fit together, BitreelError where training fails for good or is stopped.
+    SIGTERM to this process stops the run with a checkpoint, and validations at once; where no worker has begun, or at a
+    second SIGTERM, all ends at once. `on_stop` hears of it first, from a thread. Raises UsageError where recipe, store,
+    weights or a run of that name do not fit together, BitreelError where training fails for good or is stopped.
     """
     folder = storage.resolve() / name
     if address is None and not ray.is_initialized():
         # One process less to start: nobody gives notice before taking this machine away.
         os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")
-    with ray_session(address):
+    with ray_session(address), _stopping_on_sigterm(folder, on_stop) as stopped:
         resources = choose_resources(workers, recipe.batch_size, beside)
         check_resumable(recipe, None, resources.most)
         PhaseBatches(store, recipe, 0, resources.least)
@@ -98,10 +100,10 @@ def train_on_ray(
         pin_clips(folder, store, on_event)
         with (
             _watching(folder, on_progress, on_event),
-            validations_beside(recipe, store, folder, on_validation),
-            _stopping_on_sigterm(folder),
+            validations_beside(recipe, store, folder, on_validation, stopped),
         ):
             _fit_while_it_advances(recipe, store, folder, resources, kept, tracking)
+        checkpoint_folder(folder, recipe).prune()  # validations that came after the last checkpoint
         return _result(folder, recipe, tracking.run_id if tracking else "")
 
 
@@ -201,7 +203,12 @@ def _fit(folder: Path, config: dict[str, Any], resources: Resources) -> None:
             callbacks=[CheckpointBeforeResize(folder)] if elastic else [],  # type: ignore[list-item]
         ),
     )
-    trainer.fit()
+    on_ctrl_c = signal.getsignal(signal.SIGINT)
+    try:
+        trainer.fit()
+    finally:
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGINT, on_ctrl_c)  # Ray Train leaves its own there
 
 
 def _result(folder: Path, recipe: Recipe, run_id: str) -> TrainingResult:
@@ -217,23 +224,42 @@ def _result(folder: Path, recipe: Recipe, run_id: str) -> TrainingResult:
         raise TrainingStopped(
             f"training '{folder.name}' was stopped at step {state.step} of {recipe.total_steps}; go on with {again}"
         )
+    if recipe.validate_every and (left := len(waiting_validations(folder))):
+        raise TrainingStopped(f"training '{folder.name}' was stopped with {left} validations to do; go on with {again}")
     return TrainingResult(path, state.metrics, run_id)
 
 
 @contextlib.contextmanager
-def _stopping_on_sigterm(folder: Path) -> Iterator[None]:
-    """SIGTERM asks for a checkpoint and the end of the run, while the block runs; Ray's own handler would just exit."""
+def _stopping_on_sigterm(folder: Path, on_stop: Callable[[], None] | None) -> Iterator[threading.Event]:
+    """SIGTERM asks for a checkpoint and the end of the run, while the block runs, and sets the event it is given.
+
+    Raises TrainingStopped in the block where no worker could hear of that, and at a second SIGTERM.
+    """
+    stopped = threading.Event()
     if threading.current_thread() is not threading.main_thread():
-        yield
+        yield stopped
         return
+    _, place = read_events(folder)
 
     def stop(number: int, frame: object) -> None:
+        again = stopped.is_set()
+        stopped.set()
+        if on_stop is not None and not again:
+            # In a thread: what this one was just doing may hold a lock that it needs.
+            threading.Thread(target=on_stop, name="training-stops").start()
+        begun = any(event["event"] == "started" for event in read_events(folder, place)[0])
+        if again or not begun:
+            raise KeyboardInterrupt  # where Ray waits it lets no other error through
         ask(folder, Request.STOP)
         note_event(folder, "stopping", "asked to end: a checkpoint, then the end")
 
     before = signal.signal(signal.SIGTERM, stop)
     try:
-        yield
+        yield stopped
+    except KeyboardInterrupt:
+        if not stopped.is_set():
+            raise
+        raise TrainingStopped(f"training '{folder.name}' was stopped; go on with --resume {folder.name}") from None
     finally:
         signal.signal(signal.SIGTERM, before)
 

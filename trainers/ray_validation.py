@@ -34,8 +34,11 @@ OnResult = Callable[[ValidationResult], None]
 
 
 @contextmanager
-def validations_beside(recipe: Recipe, store: Path, folder: Path, on_result: OnResult | None) -> Iterator[None]:
-    """Validate what is put aside in a run's folder while the block runs, and wait for the rest when it ends well.
+def validations_beside(
+    recipe: Recipe, store: Path, folder: Path, on_result: OnResult | None, stopped: threading.Event
+) -> Iterator[None]:
+    """Validate what is put aside in a run's folder while the block runs, and wait for the rest when it ends well and
+    `stopped` is not set: what waits then is done when the run goes on.
 
     `on_result` gets every result from a thread, those of an earlier session of the run too. A validation that fails is
     told in the log and left out: it never ends a training. Ray must be connected.
@@ -48,12 +51,12 @@ def validations_beside(recipe: Recipe, store: Path, folder: Path, on_result: OnR
     thread.start()
     try:
         yield
-    except BaseException:
+        queue.finish()
+        while thread.is_alive() and not stopped.is_set():
+            thread.join(_LOOK_SECONDS)
+    finally:
         queue.stop()
         thread.join()
-        raise
-    queue.finish()
-    thread.join()
 
 
 class _Queue:

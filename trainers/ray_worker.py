@@ -8,6 +8,8 @@ failure.json      what a person must mend              every rank
 
 from __future__ import annotations
 
+from contextlib import closing
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -26,7 +28,7 @@ from trainers.run_events import note_event
 from trainers.schedule import conditions_at
 from trainers.starting_codec import starting_codec
 from trainers.stop_notice import MachineLeaving, Notices
-from trainers.validation import request_validation
+from trainers.validation import request_validation, standing
 
 PROGRESS_FILE = "progress.json"
 FAILURE_FILE = "failure.json"
@@ -80,8 +82,12 @@ def run_worker(config: dict[str, Any]) -> None:
             note_event(folder, "started", f"{world} workers {begins}", workers=world, step=start.step if start else 0)
         init_from = Path(config["init_from"]) if config["init_from"] else None
         codec = fresh_codec(recipe) if start else starting_codec(recipe, init_from)
-        batches = PhaseBatches(Path(config["store"]), recipe, rank, world, pinned_clips(folder))
-        with _RayHooks(folder, rank, recipe, tracker, notices) as hooks:
+        with (
+            closing(PhaseBatches(Path(config["store"]), recipe, rank, world, pinned_clips(folder))) as batches,
+            _RayHooks(folder, rank, recipe, tracker, notices) as hooks,
+        ):
+            if start and rank == 0:  # who wrote it may have been killed before this
+                hooks.ask_validation(start.step, checkpoint_folder(folder, recipe).path(start.step))
             train(codec, recipe, batches, hooks, device=device, rank=rank, world=world, start=start)
         if world > 1:
             torch.distributed.barrier()  # the last checkpoint is written before any rank leaves
@@ -100,8 +106,8 @@ def run_worker(config: dict[str, Any]) -> None:
 
 def checkpoint_folder(folder: Path, recipe: Recipe) -> CheckpointFolder:
     """The checkpoints of the run in `folder`."""
-    policy = KeepingPolicy(recipe.keep_checkpoints, recipe.keep_best, recipe.keep_every_hours)
-    return CheckpointFolder(folder / CHECKPOINTS, policy)
+    policy = KeepingPolicy(recipe.keep_checkpoints, recipe.keeps_by, recipe.keep_every_hours)
+    return CheckpointFolder(folder / CHECKPOINTS, policy, partial(standing, folder))
 
 
 def _agree_on_start(checkpoints: CheckpointFolder, rank: int, world: int, device: torch.device) -> TrainingState | None:
@@ -151,6 +157,10 @@ class _RayHooks:
         note_event(self.folder, "checkpoint", f"checkpoint after step {step}", step=step)
         if self.tracker is not None and conditions_at(self.recipe, step - 1).ends_phase:
             self.tracker.checkpoint(step, folder)
+        self.ask_validation(step, folder)
+
+    def ask_validation(self, step: int, folder: Path) -> None:
+        """Have the checkpoint in `folder` validated, where the recipe wants it."""
         try:
             request_validation(folder, self.folder, self.recipe, step)
         except OSError as error:

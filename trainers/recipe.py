@@ -12,7 +12,6 @@ from typing import Any
 
 from codec.api import QP_COUNT
 from codec.errors import UsageError
-from trainers.objective import METRICS
 from trainers.recipe_checks import Check, fill_dataclass, numbers, one_of, text, texts, whole, whole_numbers, yes_or_no
 
 LAMBDA_LOWEST = 7.5 / 128**2  # bits per squared 8-bit error at QP 0; QP 63 is 128² times as strict
@@ -20,6 +19,7 @@ LAMBDA_HIGHEST = 7.5
 CURVES = ("cosine", "linear")
 LOSSES = ("cascaded", "pictures", "per-frame")
 PRECISIONS = ("float32", "bf16")
+KEEP_BEST = ("validation", "loss")
 
 
 @dataclass(frozen=True)
@@ -73,7 +73,7 @@ class Recipe:
     log_every, checkpoint_every, pictures_every: steps between; the last two are multiples of the first, so that
         no curve point is ever half finished when a checkpoint is taken. The end of a phase does all but pictures.
     keep_checkpoints: how many of the newest stay on disk.
-    keep_best: beside them the one with the lowest of this logged figure ("loss", …) in its phase; "" for none.
+    keep_best: beside them the best one, see `keeps_by`; "" for none.
     keep_every_hours: beside them one every so many hours; 0 for none.
     ema_decay: checkpoints hold weights averaged over about 1 / (1 - ema_decay) steps; 0 holds them as they are.
     micro_batch: clips of a forward pass, so that a large batch fits: gradients add up over a rank's share; 0: all.
@@ -114,6 +114,12 @@ class Recipe:
     @property
     def total_steps(self) -> int:
         return sum(phase.steps for phase in self.phases)
+
+    @property
+    def keeps_by(self) -> str:
+        """What the checkpoint that is kept as the best has the least of: "validation", the cost of real files, where
+        `keep_best` wants that and checkpoints are validated; else "loss", training's own in its phase; or ""."""
+        return "loss" if self.keep_best and not self.validate_every else self.keep_best
 
     def identity(self) -> dict[str, Any]:
         """What must not change between start and resume: all but what only decides how the work is done."""
@@ -161,7 +167,7 @@ _RECIPE_CHECKS: dict[str, Check] = {
     "checkpoint_every": whole(1),
     "pictures_every": whole(1),
     "keep_checkpoints": whole(1),
-    "keep_best": one_of(("", *METRICS)),
+    "keep_best": one_of(("", *KEEP_BEST)),
     "keep_every_hours": numbers(0.0, 1e6),
     "ema_decay": numbers(0.0, 0.999999),
     "micro_batch": whole(0),

@@ -137,7 +137,7 @@ def plan_title(recipe: Recipe) -> str:
     settings = ", ".join(f"{key}={value}" for key, value in recipe.codec_config.items())
     codec = f"{recipe.codec} ({settings})" if settings else recipe.codec
     kept = [f"the last {recipe.keep_checkpoints}"]
-    kept += [f"the best {recipe.keep_best}"] if recipe.keep_best else []
+    kept += [f"the best by {recipe.keeps_by}"] if recipe.keeps_by else []
     kept += [f"one every {recipe.keep_every_hours:g} h"] if recipe.keep_every_hours else []
     asked = [f"in passes of {recipe.micro_batch}"] if recipe.micro_batch else []
     asked += [recipe.precision] if recipe.precision != "float32" else []

@@ -23,6 +23,7 @@ from codec.atomic_files import write_json_atomically
 from codec.errors import BitreelError, UsageError
 from codec.frames import Frame, VideoFormat
 from codec.metrics import psnr, psnr_yuv
+from trainers.checkpoint_folder import Validated
 from trainers.schedule import lambda_of
 
 if TYPE_CHECKING:
@@ -126,12 +127,22 @@ def validation_results(folder: Path) -> list[ValidationResult]:
     return sorted(results, key=lambda result: result.step)
 
 
+def _comparable(results: Sequence[ValidationResult]) -> list[ValidationResult]:
+    """Those that measured the same as the newest did."""
+    return [result for result in results if result.measured() == results[-1].measured()]
+
+
 def best_result(folder: Path) -> ValidationResult | None:
-    """The validation with the least cost of those that measured the same as the newest did; its weights are in the
-    run's folder `best`."""
-    results = validation_results(folder)
-    rivals = [result for result in results if result.measured() == results[-1].measured()]
-    return min(rivals, key=lambda result: result.rd_cost, default=None)
+    """The validation with the least cost of those that can be compared; its weights are in the run's folder `best`."""
+    return min(_comparable(validation_results(folder)), key=lambda result: result.rd_cost, default=None)
+
+
+def standing(folder: Path) -> Validated:
+    """What the validations of the run in `folder` say of its checkpoints. A step that no longer waits has its result:
+    that is written first, and read here last."""
+    waiting = frozenset(step for step, _ in waiting_validations(folder))
+    costs = {result.step: result.rd_cost for result in _comparable(validation_results(folder))}
+    return Validated(costs, waiting)
 
 
 def keep_result(folder: Path, result: ValidationResult) -> None:

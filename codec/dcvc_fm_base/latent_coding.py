@@ -19,6 +19,7 @@ from codec.count_tables import Tables
 from codec.dcvc_fm_base.latent_prior import SPATIAL_STEPS, Expected, LatentPrior, as_activation, latent_of
 from codec.dcvc_fm_base.spatial_order import four_steps
 from codec.distributions import LearnedTables, ScaleTables, scale_bits
+from codec.draws import ClipDraws
 from codec.entropy_coding import SymbolDecoder, SymbolEncoder
 from codec.exact.operations import full_precision
 from codec.inter.context import STEP_UNITS
@@ -128,11 +129,11 @@ def estimate_hyper(tables: HyperTables, qp: Tensor, hyper: Tensor) -> tuple[Tens
 
 
 def estimate_latent(
-    prior: LatentPrior, tables: ScaleTables, expected: Expected, target: Tensor, step: Tensor
+    prior: LatentPrior, tables: ScaleTables, expected: Expected, target: Tensor, step: Tensor, draws: ClipDraws
 ) -> tuple[Tensor, Tensor]:
     """Training: what `code_latent` gives, rounded straight through, and its bits (B,) with noise in rounding's place.
 
-    target: the latent in steps (B, C, h, w). step: in sixteenths, broadcast.
+    target: the latent in steps (B, C, h, w). step: in sixteenths, broadcast. draws: where the noise comes from.
     """
     h, w = target.shape[2:]
     decoded = torch.zeros_like(target)
@@ -142,9 +143,9 @@ def estimate_latent(
         indices, means = prior.scales_and_means(expected, number, as_activation(decoded))
         here = target.new_zeros(prior.channels, h * w).scatter(1, flat, 1.0).view(prior.channels, h, w)
         residual = target - means / STEP_UNITS
-        noisy = residual + torch.rand_like(residual) - 0.5
         # Only a quarter of the places counts: the rest would cost three times the work.
-        noisy, index = (_at(x, flat) for x in (noisy, indices))
+        counted, index = (_at(x, flat) for x in (residual, indices))
+        noisy = counted + draws.draw(*flat.shape, device=target.device) - 0.5
         bits = bits + scale_bits(tables.family, noisy, index / INDEX_UNITS, half, half).sum((1, 2))
         symbols = residual + (torch.round(residual) - residual).detach()
         decoded = torch.where(here > 0, latent_of(symbols, means, step), decoded)

@@ -19,7 +19,7 @@ from codec.dcvc_fm.config import HIERARCHY, place_in_hierarchy, refreshes
 from codec.dcvc_fm_base.coding_state import Memory, after_intra, held, temporal_feature
 from codec.dcvc_fm_base.latent_coding import estimate_hyper, estimate_latent
 from codec.dcvc_fm_base.pictures import network_frame, planes
-from codec.draws import draw_together
+from codec.draws import ClipDraws, draw_together, seeds_each
 from codec.exact.layers import quantized_once
 from codec.inter.context import STEP_UNITS
 
@@ -90,11 +90,12 @@ class _Coded:
 def intra_frame(codec: DCVCFMBase, frame: Tensor, qp: Tensor) -> tuple[Tensor, Memory, Tensor]:
     """What is rebuilt (B, 3, H, W), not held within [0, 1]; memory; bits (B,)."""
     intra = codec.intra
+    draws = ClipDraws(seeds_each(len(frame)))
     latent = intra.analyse(frame, qp)
     hyper, hyper_bits = estimate_hyper(intra.hyper_tables, qp, intra.hyper_encoder(latent))
     expected = intra.expect(hyper)
     before, after = expected.maps.split(1, dim=1)
-    found, bits = estimate_latent(intra.prior, codec.intra_scales, expected, latent * before / STEP_UNITS, after)
+    found, bits = estimate_latent(intra.prior, codec.intra_scales, expected, latent * before / STEP_UNITS, after, draws)
     made = intra.synthesise(found, qp)
     return made, after_intra(codec, held(made), found), hyper_bits + bits
 
@@ -105,6 +106,7 @@ def inter_frame(
     """As `intra_frame`. twice: for its gradients the frame is computed once more, rather than kept until then."""
     inter = codec.inter
     motion_model = inter.motion
+    motion_seeds, seeds = seeds_each(len(frame)), seeds_each(len(frame))
 
     def move() -> tuple[Tensor, ...]:
         flow = inter.estimation(frame, memory.frame)
@@ -112,7 +114,8 @@ def inter_frame(
         hyper, hyper_bits = estimate_hyper(motion_model.hyper_tables, qp, motion_model.hyper_encoder(latent))
         expected = motion_model.expect(hyper, memory.motion)
         scaled = latent * STEP_UNITS / expected.maps
-        found, bits = estimate_latent(motion_model.prior, codec.inter_scales, expected, scaled, expected.maps)
+        draws = ClipDraws(motion_seeds)
+        found, bits = estimate_latent(motion_model.prior, codec.inter_scales, expected, scaled, expected.maps, draws)
         flow, feature = motion_model.synthesise(found, memory.motion_feature, qp)
         contexts = inter.contexts(temporal_feature(codec, memory, place, renews), memory.frame, flow)
         return (*contexts, found, feature, hyper_bits + bits)
@@ -124,7 +127,8 @@ def inter_frame(
         temporal, state = inter.temporal_prior(memory.state, memory.latent, motion)
         expected = inter.expect(hyper, temporal, memory.latent)
         scaled = latent * STEP_UNITS / expected.maps
-        found, bits = estimate_latent(inter.prior, codec.inter_scales, expected, scaled, expected.maps)
+        draws = ClipDraws(seeds)
+        found, bits = estimate_latent(inter.prior, codec.inter_scales, expected, scaled, expected.maps, draws)
         made, feature = inter.reconstruction(inter.decoder(found, contexts, qp), contexts)
         return made, feature, found, state, hyper_bits + bits
 

@@ -39,6 +39,9 @@ def ingest(
         bool, typer.Option("--drop-near-duplicates", help="Leave out clips that another source has almost the same.")
     ] = False,
     trim_bars: Annotated[bool, typer.Option("--trim-bars", help="Cut black bars off the clips.")] = False,
+    held_out: Annotated[
+        str, typer.Option(metavar="VAL,TEST", help="Shares of the sources kept out of training; 0,0 trains on all.")
+    ] = "0.1,0.1",
     worker_memory: Annotated[int, typer.Option(metavar="MIB", help="Memory that a decoding process may take.")] = 2048,
     timeout: Annotated[
         float, typer.Option(metavar="SECONDS", help="A video without progress for so long is given up.")
@@ -48,6 +51,7 @@ def ingest(
     from pipeline.ingest import IngestProgress, ingest_videos
     from pipeline.ingest_calls import Curation
 
+    val, test = parse_shares(held_out, "--held-out")
     with progress() as bar:
         task = bar.add_task("ingesting", total=None)
 
@@ -64,6 +68,9 @@ def ingest(
             workers=workers,
             decoder=decoder,
             address=address,
+            val_fraction=val,
+            test_fraction=test,
+            held_out=1 if val else 0,
             curation=Curation(drop_static, drop_black, drop_near_duplicates, trim_bars),
             worker_memory=worker_memory,
             stall=timeout,
@@ -91,3 +98,12 @@ def parse_size(text: str | None, option: str) -> tuple[int, int] | None:
     if not (width.isdecimal() and height.isdecimal()):
         raise UsageError(f"{option} '{text}' is not a size; write it as WxH, for example 256x256")
     return int(width), int(height)
+
+
+def parse_shares(text: str, option: str) -> tuple[float, float]:
+    """ "0.1,0.05" as two numbers. Raises UsageError where it is something else."""
+    try:
+        first, second = (float(part) for part in text.split(","))
+    except ValueError:
+        raise UsageError(f"{option} '{text}' is not two shares; write them as 0.1,0.05") from None
+    return first, second

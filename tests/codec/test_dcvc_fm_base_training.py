@@ -13,6 +13,7 @@ from codec.api import Codec, TrainingConditions, create_codec
 from codec.dcvc_fm_base import training_pass
 from codec.dcvc_fm_base.complexity import measured_parts
 from codec.dcvc_fm_base.model import DCVCFMBase
+from codec.draws import draws_from
 from codec.frames import Frame
 from tests.codec.test_dcvc_fm_base import make_codec, make_frames
 
@@ -68,6 +69,23 @@ def test_clips_computed_twice_to_save_memory_have_the_same_gradients(monkeypatch
     for name, gradient in gradients.items():
         scale = float(gradient.abs().max()) or 1.0
         assert float((recomputed[name] - gradient).abs().max()) <= 1e-3 * scale, name
+
+
+def test_noise_belongs_to_clips_however_they_are_dealt_out() -> None:
+    """Three workers' clips, the same pictures: noise differs between them, and is the same for whoever has the clip."""
+    codec = make_codec().train()
+    qp = torch.tensor([30, 30, 30])
+
+    def bits(seeds: list[int]) -> Tensor:
+        count = len(seeds)
+        with torch.no_grad(), draws_from(seeds, 9):
+            return codec(*clip_of(make_frames(3, 64, 64), count), qp[:count], TrainingConditions()).bits.flatten(1)
+
+    whole = bits([5, 6, 7])
+    assert len({tuple(clip) for clip in whole.tolist()}) == 3
+    assert torch.equal(bits([5, 6, 7]), whole)
+    for dealt in ([6, 7], [7]):
+        torch.testing.assert_close(bits(dealt), whole[-len(dealt) :], rtol=1e-5, atol=0)
 
 
 def test_places_weigh_gradients_not_values() -> None:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from codec.api import Codec, TrainingConditions, create_codec, load_codec
-from codec.draws import draw_each, draw_together, draws_from
+from codec.draws import ClipDraws, draw_each, draw_together, draws_from, seeds_each
 from codec.errors import UsageError
 from tests.trainers.synthetic import tiny_recipe
 from trainers.step_passes import computing_as
@@ -86,6 +86,11 @@ def test_draws_belong_to_clips_however_they_are_dealt_out() -> None:
         with pytest.raises(ValueError, match="draws for 3 clips in a pass of 2"):
             draw_each(3)
     assert all(torch.equal(a[1:], b) for a, b in zip(whole, part, strict=True)) and together == also
+    with draws_from([5, 6, 7], 9):
+        seeds = seeds_each(3)
+    assert torch.equal(ClipDraws(seeds).draw(4), ClipDraws(seeds).draw(4)) and len({*seeds}) == 3
+    with draws_from([7], 9):
+        assert seeds_each(1) == seeds[-1:]
     torch.manual_seed(1)
     first = draw_each(3)
     torch.manual_seed(1)

@@ -24,6 +24,8 @@ from tests.infra.moving_clips import moving_clip
         (["decode", "none.brl", "out.y4m"], "no stream at"),
         (["train", "innvc-demo", "--store", "nowhere"], "nowhere"),
         (["ingest", "nowhere", "--store", "clips"], "nowhere"),
+        (["ingest", "nowhere", "--store", "clips", "--held-out", "ten"], "two shares"),
+        (["ingest", "nowhere", "--store", "clips", "--held-out", "0.5,0.5"], "something to train on"),
     ],
 )
 def test_wrong_usage_is_status_2_and_one_line(

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import json
+import os
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,6 +17,7 @@ from codec.errors import UsageError
 from infra.sweep import TRIALS, grid_points, make_trials, run_sweep
 from infra.sweep_ranking import BY_BD_RATE, BY_COST, ranked
 from infra.tracking import connect
+from pipeline.rendered import render_demo_videos
 from tests.trainers.small_store import make_store
 from tests.trainers.synthetic import tiny_recipe
 from trainers.validation import ValidationPoint, ValidationResult, rd_cost
@@ -118,3 +123,52 @@ def test_trials_are_trained_once_and_ranked_by_their_files(mlflow_home: Path, tm
     assert {path: path.stat().st_mtime_ns for path in stamps} == stamps
     assert [t.rd_cost for t in second.trials if t.number < 4] == [t.rd_cost for t in first.trials]
     assert len(client.search_runs([experiment.experiment_id], below)) == 4
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+def test_the_command_line_sweeps_a_real_recipe(mlflow_home: Path) -> None:
+    """Rendered videos, ingested; two trials of the demo's recipe, ranked by the files of the held-out video."""
+    videos, path = mlflow_home / "videos", os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
+    videos.mkdir()
+    render_demo_videos(videos, 3, 8, (64, 64))
+
+    def bitreel(*arguments: str) -> str:
+        command = [sys.executable, "-m", "infra.cli", *arguments]
+        environment = os.environ | {"PYTHONPATH": path, "COLUMNS": "160"}
+        done = subprocess.run(command, cwd=mlflow_home, env=environment, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    bitreel("ingest", "videos", "--store", "clips", "--clip-frames", "4")
+    settings = {
+        "scale_steps": 0.05, "batch_size": 1, "phases.0.crop": 32, "phases.0.clip_frames": 2, "validate_clips": 1,
+        "validate_frames": 2, "validate_crop": 64,
+    }  # fmt: skip
+    changes = [part for key, value in settings.items() for part in ("--set", f"{key}={value}")]
+    grid = ("--grid", "phases.0.learning_rate=[1e-4,1e-5],[1e-2,1e-2]")
+    said = bitreel(
+        "sweep", "innvc-demo", "--store", "clips", *grid, *changes, "--name", "rates", "--json", "found.json"
+    )
+    found = json.loads((mlflow_home / "found.json").read_text())
+    assert f"rates, ranked by {found['ranked_by']}" in " ".join(said.split())
+    assert [trial["rank"] for trial in found["trials"]] == [1, 2] and found["failed"] == {}
+    results = [trial["result"] for trial in found["trials"]]
+    assert {result["step"] for result in results} == {4} and len({result["model_hash"] for result in results}) == 2
+    assert all([point["qp"] for point in result["points"]] == [0, 9, 18, 27, 36, 45, 54, 63] for result in results)
+    key = "bd_rate" if found["ranked_by"] == BY_BD_RATE else "rd_cost"
+    assert found["trials"][0][key] <= found["trials"][1][key]
+
+    client = connect()
+    (experiment,) = client.search_experiments(filter_string="name = 'bitreel'")
+    runs = client.search_runs([experiment.experiment_id])
+    (parent,) = [run for run in runs if "mlflow.parentRunId" not in run.data.tags]
+    assert parent.info.run_id == found["run_id"] and len(runs) == 3
+    assert parent.data.tags["bitreel.best_trial"] == str(found["trials"][0]["number"])
+    for run in runs:
+        assert run.info.status == "FINISHED"
+        if run is not parent:
+            assert run.data.tags["mlflow.parentRunId"] == parent.info.run_id
+            (trial,) = [t for t in found["trials"] if " ".join(t["settings"]) == run.data.params["grid"]]
+            assert run.data.metrics["sweep/rank"] == trial["rank"]
+            assert run.data.metrics["validation/rd_cost"] == trial["result"]["rd_cost"]

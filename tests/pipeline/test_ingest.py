@@ -280,15 +280,19 @@ def test_leftovers_of_a_stopped_run_are_removed(tmp_path: Path, make_video: Make
 def test_ingest_command(tmp_path: Path, make_video: MakeVideo, capsys: pytest.CaptureFixture[str]) -> None:
     make_video("v/a.mp4")
     (tmp_path / "v" / "b.mp4").touch()
+    for seed in (5, 6, 7):
+        make_video(f"v/{seed}.mp4", seeds=[seed] * 8)
     arguments = ("ingest", tmp_path / "v", "--store", tmp_path / "new", "--crop", "32x16", "--clip-frames", "4")
     app = typer.Typer()
     ingest_command.register(app)
     app.command("other")(lambda: None)  # with one command alone, Typer leaves its name out
-    options = ("--downscale", "2", "--json", tmp_path / "ingest.json")
+    options = ("--downscale", "2", "--held-out", "0,0", "--json", tmp_path / "ingest.json")
     app([str(argument) for argument in (*arguments, *options)], standalone_mode=False)
     said = capsys.readouterr().out
-    assert "1 ingested" in said
+    assert "4 ingested" in said
     assert "empty file" in said
-    assert json.loads((tmp_path / "ingest.json").read_text())["clips"] == 2
-    row = read_manifest(tmp_path / "new").to_pylist()[0]
+    assert json.loads((tmp_path / "ingest.json").read_text())["clips"] == 8
+    rows = read_manifest(tmp_path / "new").to_pylist()
+    assert {row["split"] for row in rows} == {"train"}
+    row = rows[0]
     assert (row["width"], row["height"], row["downscale"]) == (32, 16, 2)

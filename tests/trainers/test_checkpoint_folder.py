@@ -12,7 +12,7 @@ from codec.api import CODECS
 from codec.errors import BitreelError
 from tests.trainers.synthetic import tiny_recipe
 from trainers.checkpoint import Snapshot
-from trainers.checkpoint_folder import CheckpointFolder, CheckpointNote, KeepingPolicy, steps_to_keep
+from trainers.checkpoint_folder import CheckpointFolder, CheckpointNote, KeepingPolicy, Validated, steps_to_keep
 from trainers.checkpoint_writer import CheckpointWriter
 from trainers.loop import fresh_codec
 
@@ -38,7 +38,6 @@ def test_the_last_the_best_of_the_phase_and_one_every_so_often_stay() -> None:
     assert steps_to_keep(notes, KeepingPolicy(2)) == {4, 5}
     # Step 0 has the lowest loss, but of another phase.
     assert steps_to_keep(notes, KeepingPolicy(1, best="loss")) == {3, 5}
-    assert steps_to_keep(notes, KeepingPolicy(1, best="psnr_yuv")) == {5}
     assert steps_to_keep(notes, KeepingPolicy(1, hours=2)) == {0, 2, 4, 5}
     # One by one, with what was let go really gone, the same stay.
     kept: list[CheckpointNote] = []
@@ -46,6 +45,20 @@ def test_the_last_the_best_of_the_phase_and_one_every_so_often_stay() -> None:
         steps = steps_to_keep([*kept, note], KeepingPolicy(1, hours=2))
         kept = [n for n in [*kept, note] if n.step in steps]
     assert {n.step for n in kept} == {0, 2, 4, 5}
+
+
+def test_the_best_by_validation_stays_and_so_does_what_may_become_it() -> None:
+    # By training loss step 3 would be the best, and step 1 that of another phase.
+    losses = [9.0, 0.1, 8.0, 1.0, 7.0, 6.0]
+    notes = [CheckpointNote(step, 0.0, {"loss": loss, "phase": float(step > 1)}) for step, loss in enumerate(losses)]
+    policy = KeepingPolicy(1, best="validation")
+    assert steps_to_keep(notes, policy) == {5}
+    found = {0: 2.0, 1: 3.0}
+    assert steps_to_keep(notes, policy, Validated(found)) == {0, 5}
+    assert steps_to_keep(notes, policy, Validated(found, frozenset({2, 4, 7}))) == {0, 2, 4, 5}
+    assert steps_to_keep(notes, policy, Validated(found | {2: 1.0}, frozenset({4}))) == {2, 4, 5}
+    assert steps_to_keep(notes[3:], policy, Validated(found)) == {5}  # the best one's checkpoint is gone
+    assert steps_to_keep(notes, KeepingPolicy(1), Validated(found, frozenset({2}))) == {5}
 
 
 def test_a_damaged_newest_checkpoint_gives_way_to_the_one_before(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import threading
 import time
 from pathlib import Path
 
@@ -91,6 +92,18 @@ def test_batches_are_ready_when_the_trainer_asks(store: Path, monkeypatch: pytes
     assert same(jumped, PhaseBatches(store, RECIPE).batch(9))
     assert sorted(announced[:11]) == list(range(11))
     batches.close()
+
+
+def test_closing_ends_the_thread(store: Path) -> None:
+    def threads() -> int:
+        return sum(thread.name.startswith("next-batch") for thread in threading.enumerate())
+
+    before = threads()
+    batches = PhaseBatches(store, RECIPE)
+    batches.batch(0)
+    assert threads() == before + 1
+    batches.close()
+    assert threads() == before
 
 
 def test_a_run_keeps_to_its_clips_while_the_store_grows(store: Path, tmp_path: Path) -> None:

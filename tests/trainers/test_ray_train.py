@@ -17,9 +17,11 @@ from tests.trainers.curve_file import CurveFile
 from tests.trainers.small_store import make_store
 from tests.trainers.synthetic import tiny_recipe
 from trainers.ray_train import TrainingResult, train_on_ray
+from trainers.ray_worker import checkpoint_folder
 from trainers.ray_workers import Workers
 from trainers.recipe import Recipe
 from trainers.run_events import read_events
+from trainers.validation import BEST, ValidationResult, best_result
 
 pytestmark = pytest.mark.timeout(900)  # each run starts workers several times over
 
@@ -123,6 +125,32 @@ def test_sigterm_to_a_worker_or_the_driver_saves_all_that_was_done(store: Path, 
     with pytest.raises(BitreelError, match=r"'driver' was stopped at step \d+ of 10; go on with --resume driver"):
         run(recipe, store, "driver", tmp_path)
     assert run(recipe, store, "driver", tmp_path)[1] == whole
+
+
+@pytest.mark.slow
+def test_the_best_checkpoint_by_validation_stays_though_validations_lag(tmp_path: Path) -> None:
+    """The training ends long before its validations do; its weights are spoilt from step 6 on."""
+    recipe = tiny_recipe(
+        log_every=1, pictures_every=10, checkpoint_every=2, keep_checkpoints=1, keep_best="validation",
+        validate_every=2, validate_qps=[0, 63], validate_clips=1, validate_frames=2, validate_crop=32,
+        phases=[
+            {"name": "good", "steps": 6, "learning_rate": [1e-3, 1e-3], "crop": 32},
+            {"name": "spoilt", "steps": 4, "learning_rate": [0.5, 0.5], "crop": 32},
+        ],
+    )  # fmt: skip
+    folder = checkpoint_folder(tmp_path / "run", recipe)
+    there: dict[int, bool] = {}
+
+    def validated(result: ValidationResult) -> None:
+        there[result.step] = result.step in folder.steps()
+
+    store = make_store(tmp_path / "store", held_out=3)
+    train_on_ray(recipe, store, "run", storage=tmp_path, workers=1, on_validation=validated)
+    assert there == dict.fromkeys((2, 4, 6, 8, 10), True)
+    best = best_result(tmp_path / "run")
+    assert best is not None and best.step <= 6
+    assert folder.steps() == [best.step, 10]
+    assert load_codec(folder.path(best.step)).model_hash() == load_codec(tmp_path / "run" / BEST).model_hash()
 
 
 @pytest.mark.slow

@@ -44,6 +44,13 @@ def test_overrides(tmp_path: Path) -> None:
     assert load_recipe(path, ["phases.0.lambda=[0.001, 1]"]).phases[0].lambda_range == (0.001, 1.0)
 
 
+def test_the_plan_says_which_checkpoint_is_the_best() -> None:
+    assert "the best" not in plan_table(tiny_recipe())
+    assert "the best by loss" in plan_table(tiny_recipe(keep_best="validation"))
+    assert "the best by validation" in plan_table(tiny_recipe(keep_best="validation", validate_every=4))
+    assert "the best by loss" in plan_table(tiny_recipe(keep_best="loss", validate_every=4))
+
+
 @pytest.mark.parametrize(
     ("old", "new", "says"),
     [

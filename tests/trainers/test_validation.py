@@ -22,6 +22,7 @@ from trainers.validation import (
     check_held_out,
     keep_result,
     request_validation,
+    standing,
     validate,
     validation_results,
     waiting_validations,
@@ -87,6 +88,7 @@ def test_weights_wait_once_and_not_too_many(tmp_path: Path) -> None:
     request_validation(checkpoint, run, recipe, 50)  # the last one always
     assert [step for step, _ in waiting_validations(run)] == [2, 4, 6, 8, 50]
     assert all(load_codec(path).family == "tiny" for _, path in waiting_validations(run))
+    assert standing(run).waiting == {2, 4, 6, 8, 50} and not standing(run).costs
     request_validation(checkpoint, run, tiny_recipe(), 4)
     assert len(waiting_validations(run)) == 5
 
@@ -102,6 +104,7 @@ def test_the_best_weights_are_kept(tmp_path: Path) -> None:
         assert not waiting_validations(run)
         best = min(kept.values(), key=lambda result: result.rd_cost)
         assert best_result(run) == best
+        assert min(standing(run).costs, key=standing(run).costs.__getitem__) == best.step
         assert load_codec(run / BEST).model_hash().hex() == best.model_hash
         assert json.loads((run / BEST / "validation.json").read_text())["step"] == best.step
         request_validation(tmp_path / f"model{seed}", run, recipe, step)  # it is done already
