@@ -142,9 +142,11 @@ def _judge(settings: AutopilotSettings, number: int, tell: Tell) -> str:
 
 
 def _end(name: str, number: int, outcome: str) -> str:
+    version = _version(name, number)
     # Where a person deletes the outcome to have it judged again, it has all its tries again.
-    record_scores(name, number, {}, {STATE: outcome, _FAILURES: ""})
-    if CHALLENGER in _version(name, number).aliases:
+    forgiven = {_FAILURES: ""} if _FAILURES in version.tags else {}
+    record_scores(name, number, {}, {STATE: outcome, **forgiven})
+    if CHALLENGER in version.aliases:
         drop_alias(name, CHALLENGER)
     return outcome
 
