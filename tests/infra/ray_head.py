@@ -18,7 +18,7 @@ from pathlib import Path
 import psutil
 
 ROOT = Path(__file__).parents[2]
-_STARTS = 5
+_STARTS = 8
 
 
 def free_ports(count: int) -> list[int]:
