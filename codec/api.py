@@ -28,6 +28,7 @@ from codec.builtin import builtin_models, builtin_names
 from codec.container import MAX_PIXELS, MAX_SEGMENT, Packet, StreamHeader
 from codec.errors import BitreelError, UsageError
 from codec.frames import Frame, VideoFormat
+from codec.saved_config import FORMAT, check_origin, loaded_settings, saved_settings
 from codec.stream_reader import StreamReader
 from codec.streams import QP_COUNT as QP_COUNT
 from codec.streams import (
@@ -219,7 +220,7 @@ class Codec(nn.Module, ABC):
 
     def _hash_with(self, weights: Mapping[str, Tensor]) -> bytes:
         digest = hashlib.sha256(self.family.encode())
-        digest.update(json.dumps(dataclasses.asdict(self.config), sort_keys=True).encode())
+        digest.update(json.dumps(saved_settings(self.config), sort_keys=True).encode())
         for key, tensor in sorted(weights.items()):
             digest.update(key.encode())
             digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
@@ -230,8 +231,7 @@ def create_codec(family: str, config: dict[str, Any]) -> Codec:
     """A codec with fresh weights. Raises UsageError for an unknown family or config field, or a segment too long."""
     if family not in CODECS:
         raise UsageError(f"unknown codec '{family}'; known: {', '.join(sorted(CODECS))}")
-    module, _, name = CODECS[family].partition(":")
-    cls: type[Codec] = getattr(importlib.import_module(module), name)
+    cls = _codec_class(family)
     known = {f.name for f in dataclasses.fields(cls.config_class)}
     unknown = sorted(set(config) - known)
     if unknown:
@@ -245,6 +245,12 @@ def create_codec(family: str, config: dict[str, Any]) -> Codec:
     if not 1 <= codec.segment_frames <= MAX_SEGMENT:
         raise UsageError(f"segment_frames {codec.segment_frames}: must lie in 1..{MAX_SEGMENT}, the encoder's delay")
     return codec
+
+
+def _codec_class(family: str) -> type[Codec]:
+    module, _, name = CODECS[family].partition(":")
+    cls: type[Codec] = getattr(importlib.import_module(module), name)
+    return cls
 
 
 def save_codec(codec: Codec, folder: Path, half: bool = False, weights: Mapping[str, Tensor] | None = None) -> None:
@@ -261,10 +267,10 @@ def save_codec(codec: Codec, folder: Path, half: bool = False, weights: Mapping[
     held = _in_half(codec, weights) if half else weights
     write_atomically(folder / WEIGHTS_FILE, save(held))
     meta = {
-        "format": 1,
+        "format": FORMAT,
         "family": codec.family,
         "name": codec.display_name,
-        "config": dataclasses.asdict(codec.config),
+        "config": saved_settings(codec.config),
         "weights": "float16" if half else "float32",
         # Of the weights as loading gives them.
         "model_hash": codec._hash_with({k: held[k].to(v.dtype) for k, v in weights.items()}).hex(),
@@ -294,7 +300,7 @@ def load_codec(ref: str | Path, device: str = "cpu") -> Codec:
     they are kept.
 
     Raises UsageError where there is neither, or the folder lacks a file, BitreelError where the weights are damaged
-    or are not the ones the config names.
+    or are not the ones the config names, or another version of bitreel is wanted (codec/saved_config.py).
     """
     if not re.fullmatch(r"cpu|cuda(:\d+)?", device):
         raise UsageError(f"device '{device}' is not known; give cpu, cuda or cuda:N")
@@ -305,21 +311,18 @@ def load_codec(ref: str | Path, device: str = "cpu") -> Codec:
             f"no model at '{ref}': a checkpoint folder holds {CONFIG_FILE} and {WEIGHTS_FILE}; "
             f"built-in models: {builtin_names()}"
         )
+    label = f"model at '{ref}'"
     try:
         meta = json.loads(config_path.read_text())
-        codec = create_codec(meta["family"], meta["config"])
-        missing = sorted(set(dataclasses.asdict(codec.config)) - set(meta["config"]))
-        if missing:
-            raise BitreelError(
-                f"model at '{ref}' was made by another version of bitreel (its config has no {', '.join(missing)}); "
-                "train it anew or use that version"
-            )
+        check_origin(meta, CODECS, label)
+        settings = loaded_settings(_codec_class(meta["family"]).config_class, meta["config"], label)
+        codec = create_codec(meta["family"], settings)
         codec.load_state_dict(load_file(str(weights_path)))
-    except (ValueError, KeyError, SafetensorError, RuntimeError) as error:
+    except (ValueError, KeyError, TypeError, SafetensorError, RuntimeError) as error:
         reason = " ".join(str(error).split())[:300]
-        raise BitreelError(f"model at '{ref}' can't be loaded: {reason}") from error
+        raise BitreelError(f"{label} can't be loaded: {reason}") from error
     if codec.model_hash().hex() != meta.get("model_hash"):
-        raise BitreelError(f"model at '{ref}': weights do not match the hash in {CONFIG_FILE}; copy both files anew")
+        raise BitreelError(f"{label}: weights do not match the hash in {CONFIG_FILE}; copy both files anew")
     codec.display_name = meta.get("name", codec.family)
     codec.eval()
     try:

@@ -26,7 +26,7 @@ from codec.folder_lock import only_writer
 from infra.promotion import DEFAULT_GATE, promote
 from infra.promotion_journal import PromotionJournal
 from infra.promotion_table import sentence
-from infra.ray_jobs import RayJobs
+from infra.ray_jobs import Job, RayJobs
 from infra.registry import (
     CHALLENGER,
     CHAMPION,
@@ -38,10 +38,10 @@ from infra.registry import (
 )
 
 STATE = "autopilot"  # tag: evaluating, promoted, refused: RULES, failed: REASON
-_ATTEMPTS = "autopilot_attempts"  # tag: evaluations begun against the same champion
+_FAILURES = "autopilot_failures"  # tag: evaluations that failed, against the same champion
 _MEASURED = "autopilot_evaluation"  # tag: the evaluation that the scores are of
 _FINAL = ("promoted", "refused", "failed")
-MOST_ATTEMPTS = 3
+MOST_FAILURES = 3
 
 Tell = Callable[[str], None]
 
@@ -117,15 +117,16 @@ def _judge(settings: AutopilotSettings, number: int, tell: Tell) -> str:
         version, champion = _version(name, number), _champion(name)
         key = _key(settings, version, champion)
         if version.tags.get(_MEASURED) != key:
-            attempts = _attempts(version, key)
-            if attempts >= MOST_ATTEMPTS:
-                return _end(name, number, f"failed: {MOST_ATTEMPTS} evaluations came to nothing")
-            record_scores(name, number, {}, {STATE: "evaluating", _ATTEMPTS: f"{key} {attempts + 1}"})
+            failures = _failures(version, key)
+            if failures >= MOST_FAILURES:
+                return _end(name, number, f"failed: {MOST_FAILURES} evaluations came to nothing")
+            record_scores(name, number, {}, {STATE: "evaluating"})
             against = f" against version {champion.version}" if champion else ""
-            tell(f"{name} version {number}: evaluating{against} ({attempts + 1} of {MOST_ATTEMPTS})")
+            tell(f"{name} version {number}: evaluating{against} ({failures + 1} of {MOST_FAILURES})")
             problem = _evaluate(settings, version, key, tell)
             if problem:
                 tell(f"{name} version {number}: {problem}")
+                record_scores(name, number, {}, {_FAILURES: f"{key} {failures + 1}"})
                 continue
             record_scores(name, number, {}, {_MEASURED: key})
         result = promote(name, str(number), gate=settings.gate)
@@ -141,8 +142,11 @@ def _judge(settings: AutopilotSettings, number: int, tell: Tell) -> str:
 
 
 def _end(name: str, number: int, outcome: str) -> str:
-    record_scores(name, number, {}, {STATE: outcome})
-    if CHALLENGER in _version(name, number).aliases:
+    version = _version(name, number)
+    # Where a person deletes the outcome to have it judged again, it has all its tries again.
+    forgiven = {_FAILURES: ""} if _FAILURES in version.tags else {}
+    record_scores(name, number, {}, {STATE: outcome, **forgiven})
+    if CHALLENGER in version.aliases:
         drop_alias(name, CHALLENGER)
     return outcome
 
@@ -160,17 +164,24 @@ def _evaluate(settings: AutopilotSettings, version: ModelVersion, key: str, tell
             return ""
         said = [line for line in done.stderr.splitlines() if line.startswith("bitreel:")]
         return f"the evaluation failed: {said[-1] if said else f'exit status {done.returncode}'}"
-    jobs = RayJobs(settings.address)
-    # A job that had succeeded, but whose scores did not come to be noted here, has nothing to do again.
-    job = jobs.submit(["bitreel", *command], job_id=f"bitreel-{key}")
-    tell(f"job {job.job_id}: " + ("submitted" if job.started else job.status.lower()))
-    while not job.is_over:
-        time.sleep(1.0)
-        found = jobs.find(job.job_id)
-        if found is None:
-            return f"the cluster has forgotten the job '{job.job_id}': its head started anew"
-        job = found
+    job = _run_job(RayJobs(settings.address), ["bitreel", *command], f"bitreel-{key}", tell)
     return "" if job.status == "SUCCEEDED" else f"the evaluation's job {job.job_id} {job.status.lower()}: {job.message}"
+
+
+def _run_job(jobs: RayJobs, command: list[str], job_id: str, tell: Tell) -> Job:
+    """The job when it is over. One that is there already is waited for; one that had succeeded, but whose scores did
+    not come to be noted here, has nothing to do again. A cluster whose head starts anew has forgotten it: that is no
+    failure of the evaluation."""
+    while True:
+        submitted = jobs.submit(command, job_id)
+        tell(f"job {job_id}: " + ("submitted" if submitted.started else submitted.status.lower()))
+        job: Job | None = submitted
+        while job is not None and not job.is_over:
+            time.sleep(1.0)
+            job = jobs.find(job_id)
+        if job is not None:
+            return job
+        tell(f"the cluster has forgotten the job {job_id}, as its head started anew; submitting it again")
 
 
 def _key(settings: AutopilotSettings, version: ModelVersion, champion: ModelVersion | None) -> str:
@@ -180,8 +191,8 @@ def _key(settings: AutopilotSettings, version: ModelVersion, champion: ModelVers
     return f"{version.name}-{version.version}{against}-{hashlib.sha256(told.encode()).hexdigest()[:8]}"
 
 
-def _attempts(version: ModelVersion, key: str) -> int:
-    noted, _, count = version.tags.get(_ATTEMPTS, "").rpartition(" ")
+def _failures(version: ModelVersion, key: str) -> int:
+    noted, _, count = version.tags.get(_FAILURES, "").rpartition(" ")
     return int(count) if noted == key and count.isdecimal() else 0
 
 

@@ -148,13 +148,15 @@ def run_demo(
         )  # fmt: skip
 
     holder = resolve_model(f"{MODEL_NAME}@{CHAMPION}") if champion else None
+    new, old = f"{MODEL_NAME}@{trained.version}", f"{MODEL_NAME}@{champion.version}" if champion else None
     with ray_session(None):  # one for all of them, as starting it takes seconds
-        evaluation = measure("evaluation", model, anchors=ANCHORS, champion=holder)
+        evaluation = measure("evaluation", model, anchors=ANCHORS, champion=holder, name=new, champion_name=old)
         without_field = measure("evaluation-no-field", model, field=False)
         of_untrained = measure("evaluation-untrained", untrained)
         of_shipped = measure("evaluation-shipped", shipped) if shipped else None
         other = builtin_models().get(OTHER)
-        of_other = measure(f"evaluation-{OTHER}", other, anchors=ANCHORS, champion=model) if other else None
+        beside = {"anchors": ANCHORS, "champion": model, "champion_name": new}
+        of_other = measure(f"evaluation-{OTHER}", other, **beside) if other else None
     other_report = write_report(of_other, out / f"evaluation-{OTHER}" / REPORT_FILE) if of_other else None
     report = write_report(evaluation, out / "evaluation" / REPORT_FILE)
     log_evaluation(evaluation, report, get_version(MODEL_NAME, str(trained.version)), champion)

@@ -46,6 +46,8 @@ def evaluate_model(
     field: bool = True,
     max_pixels: int | None = None,
     champion: Path | None = None,
+    name: str | None = None,
+    champion_name: str | None = None,
     address: str | None = None,
     vmaf: bool = False,
     test_sets: Sequence[str] = (),
@@ -57,7 +59,8 @@ def evaluate_model(
 
     anchor_tables: published results to compare with as well (infra/published_anchors.py). frames: at most this many
     from each video's start. max_pixels: larger videos are area-averaged by a whole factor first, which the results
-    state. champion: folder of another model that is coded alike and compared with. address: a Ray cluster; without it
+    state. champion: folder of another model that is coded alike and compared with. name, champion_name: what results
+    call them, such as `street-cams@7`; without, what their checkpoints do. address: a Ray cluster; without it
     Ray runs here. vmaf: measured too. test_sets, notes: stored with the results. cache: frames, points and anchors kept
     between runs, by content. on_progress gets (files done, files in all, what was done last).
 
@@ -75,12 +78,15 @@ def evaluate_model(
     codec = load_codec(model)
     model_hash = codec.model_hash().hex()
     description = {
-        "name": codec.display_name, "family": codec.family, "hash": model_hash, "path": str(model),
+        "name": name or codec.display_name, "family": codec.family, "hash": model_hash, "path": str(model),
         "complexity": codec.complexity(),
     }  # fmt: skip
     models = {OURS: (model, model_hash)}
+    rival: dict[str, str] = {}
     if champion is not None:
-        models[CHAMPION] = (champion, load_codec(champion).model_hash().hex())
+        other = load_codec(champion)
+        rival = {"name": champion_name or other.display_name, "hash": other.model_hash().hex()}
+        models[CHAMPION] = (champion, rival["hash"])
     cache, out = cache.absolute(), out.absolute()
     out.mkdir(parents=True, exist_ok=True)
     report = on_progress or (lambda done, total, what: None)
@@ -111,7 +117,7 @@ def evaluate_model(
     table = bd_table(sequences)
     settings = {
         "qps": list(qps), "anchors": names, "frames": frames, "intra_period": intra_period, "field": field,
-        "max_pixels": max_pixels, "test_sets": list(test_sets), **measures,
+        "max_pixels": max_pixels, "test_sets": list(test_sets), **measures, **({"champion": rival} if rival else {}),
         "anchor_tables": [{"name": t.name, "path": t.path, "sha256": t.sha256} for t in tables],
         "notes": [*notes, *_notes(sequences, frames), *(n for t in tables for n in t.notes(sources))],
     }  # fmt: skip

@@ -96,13 +96,16 @@ def _tags(
     if champion is not None:
         tags[COMPARED_WITH] = str(champion.version)
     link = f"[{label}](#/models/{version.name}/versions/{version.version})" if version else label
+    rivals = {name: f"bd_rate.{name}" for name in settings["anchors"]}
+    if champion is not None:
+        rivals = {f"the champion, {champion.name}@{champion.version}": "bd_rate_vs_champion", **rivals}
+    scores = evaluation.scores
     figures = [
-        f"- BD-rate over {name}: {evaluation.scores[f'bd_rate.{name}']:+.1f} %"
-        if f"bd_rate.{name}" in evaluation.scores
-        else f"- BD-rate over {name}: refused"
-        for name in settings["anchors"]
+        f"- BD-rate over {rival}: {scores[score]:+.1f} %" if score in scores else f"- BD-rate over {rival}: refused"
+        for rival, score in rivals.items()
     ]
-    return tags | {"mlflow.note.content": "\n".join([f"Evaluation of {link}.", "", *figures])}
+    told = {key: text for key, text in tags.items() if text}  # one that says nothing is a blank line on the run's page
+    return told | {"mlflow.note.content": "\n".join([f"Evaluation of {link}.", "", *figures])}
 
 
 def _datasets(evaluation: Evaluation) -> list[DatasetInput]:

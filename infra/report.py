@@ -68,14 +68,17 @@ def nearest_in_rate(point: Point, others: list[Point]) -> Point:
 def _headline(evaluation: Evaluation) -> list[dict[str, str]]:
     """The figures that one wants first."""
     cards = []
-    for anchor in evaluation.settings["anchors"]:
-        value = evaluation.scores.get(f"bd_rate.{anchor}")
+    scores = evaluation.scores
+    rivals = {anchor: f"bd_rate.{anchor}" for anchor in evaluation.settings["anchors"]}
+    if "champion" in evaluation.settings:
+        rivals = {f"the champion, {evaluation.settings['champion']['name']}": "bd_rate_vs_champion", **rivals}
+    for rival, score in rivals.items():
+        value = scores.get(score)
         cards.append({
             "value": "refused" if value is None else _percent(value),
-            "label": f"BD-rate over {anchor} (PSNR-YUV, all qualities)",
+            "label": f"BD-rate over {rival} (PSNR-YUV, all qualities)",
             "mood": "" if value is None else "good" if value < 0 else "bad",
         })  # fmt: skip
-    scores = evaluation.scores
     failures = int(scores["decode_hash_failures"])
     files = sum(len(s.points) for s in evaluation.sequences)
     cards.append({"value": f"{scores['psnr_range_db']:.1f} dB", "label": "PSNR-YUV span of one model", "mood": ""})

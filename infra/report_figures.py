@@ -63,6 +63,7 @@ def frame_plot(points: list[Point], pixels: int) -> str:
         bits.plot(at, [8 * f.bytes / pixels for f in point.frames], label=f"{point.codec} QP {point.qp}", **style)
     quality.set(xlabel="frame", ylabel="PSNR-YUV, dB")
     bits.set(xlabel="frame", ylabel="bits per pixel", yscale="log")
+    _plain_numbers(bits.yaxis)
     quality.legend(frameon=False, fontsize=8)
     return _svg(figure)
 
@@ -72,12 +73,23 @@ def _rd_plot(lines: Lines, metric: str) -> str:
     for index, (codec, (rate, quality)) in enumerate(lines.items()):
         axis.plot(rate, quality, marker="o", label=codec, **_style(codec, index))
     axis.set(xlabel="bits per pixel", ylabel=METRICS[metric][0], xscale="log")
+    _plain_numbers(axis.xaxis)
     inexact = [q for _, quality in lines.values() for q in quality if q < EXACT_DB]
     if metric.startswith("psnr") and inexact and any(EXACT_DB in quality for _, quality in lines.values()):
         # One exact point would press all others together; its line leaves the picture at the top.
         axis.set_ylim(min(inexact) - 2, max(inexact) + 4)
     axis.legend(frameon=False, fontsize=8)
     return _svg(figure)
+
+
+def _plain_numbers(axis: Any) -> None:
+    """Label a logarithmic axis 0.1, 0.2, 0.5 … rather than by powers, and closer where it spans little."""
+    from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+
+    low, high = axis.get_view_interval()
+    axis.set_major_locator(LogLocator(subs=(1, 2, 5) if high > 8 * low else (1, 1.5, 2, 3, 4, 5, 6, 8)))
+    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axis.set_minor_formatter(NullFormatter())
 
 
 def _style(codec: str, index: int) -> dict[str, Any]:

@@ -87,8 +87,8 @@ def evaluate_command(
             folder, [*found, *in_sets], qps=parse_qps(qps), frames=frames, intra_period=intra_period, out=out,
             anchors=[name for name in anchors.replace(" ", "").split(",") if name],
             address=address, on_progress=on_progress,
-            champion=_champion_folder(champion), anchor_tables=anchor_table or [], vmaf=vmaf, notes=notes,
-            test_sets=test_set or [],
+            champion=_champion_folder(champion), name=_called(version), champion_name=_called(champion),
+            anchor_tables=anchor_table or [], vmaf=vmaf, notes=notes, test_sets=test_set or [],
         )  # fmt: skip
     report = write_report(evaluation, evaluation.folder / REPORT_FILE)
     run = log_evaluation(evaluation, report, version, champion)
@@ -182,6 +182,10 @@ def _models(ref: str) -> tuple[Path, ModelVersion | None, ModelVersion | None]:
     version = version_of(ref)
     holders = [v for v in list_versions(version.name) if CHAMPION in v.aliases and v.version != version.version]
     return fetch_version(version), version, holders[0] if holders else None
+
+
+def _called(version: ModelVersion | None) -> str | None:
+    return f"{version.name}@{version.version}" if version else None
 
 
 def _champion_folder(champion: ModelVersion | None) -> Path | None:

@@ -6,6 +6,8 @@ import json
 import os
 import subprocess
 import sys
+import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -16,8 +18,9 @@ from codec.builtin import builtin_models
 from codec.errors import BitreelError, UsageError
 from codec.folder_lock import only_writer
 from infra.autopilot import AutopilotSettings, fly
+from infra.promotion_journal import PromotionJournal
 from infra.registry import get_version, list_versions, record_scores, register_version, set_alias
-from infra.tracking import start_run, tracking_uri
+from infra.tracking import EXPERIMENT, connect, start_run, tracking_uri
 from tests.infra.moving_clips import moving_clip
 from tests.infra.ray_head import running_head
 
@@ -114,19 +117,97 @@ def test_better_is_promoted_worse_refused_and_nothing_done_twice() -> None:
     assert sum("the evaluation failed: bitreel:" in line for line in said) == 3
 
 
+def autopilot(address: str, *more: str) -> list[str]:
+    """The command, for a process of its own. Two QPs give no BD-rate, which nothing here is judged by."""
+    Path("gate.toml").write_text("[[rules]]\nscore = 'decode_hash_failures'\nmax = 0\n")
+    return [
+        sys.executable, "-m", "infra.cli", "autopilot", "--name", "cams", "--videos", "clip.y4m", "--qps", "20,44",
+        "--anchors", "", "--frames", "3", "--gate", str(Path("gate.toml").absolute()), "--address", address, *more,
+    ]  # fmt: skip
+
+
+def run_once(address: str) -> str:
+    """Look once and give what it said."""
+    environment = os.environ | {"MLFLOW_TRACKING_URI": tracking_uri()}
+    command = autopilot(address, "--once", "--json", "done.json")
+    done = subprocess.run(command, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(1200)
-def test_evaluations_as_jobs_of_a_cluster(tmp_path: Path) -> None:
+def test_evaluations_as_jobs_of_a_cluster() -> None:
     new_version(0.0)
-    command = [
-        sys.executable, "-m", "infra.cli", "autopilot", "--name", "cams", "--videos", "clip.y4m", "--qps", QPS,
-        "--anchors", "", "--frames", "3", "--gate", str(Path("gate.toml").absolute()), "--once", "--json", "done.json",
-    ]  # fmt: skip
-    with running_head() as address:
-        environment = os.environ | {"MLFLOW_TRACKING_URI": tracking_uri()}
-        done = subprocess.run([*command, "--address", address], env=environment, capture_output=True, text=True)
-        assert done.returncode == 0, done.stdout + done.stderr
+    with running_head() as head:
+        assert "submitted" in run_once(head.address)
         assert json.loads(Path("done.json").read_text())["outcomes"] == {"1": "promoted"}
-        assert "submitted" in done.stdout
-        again = subprocess.run([*command, "--address", address], env=environment, capture_output=True, text=True)
-        assert "nothing new" in again.stdout
+        assert "nothing new" in run_once(head.address)
+
+
+class Flying:
+    """An autopilot that goes on until it is killed, and what it says."""
+
+    def __init__(self, address: str, log: Path) -> None:
+        self._log = log
+        with log.open("wb") as out:
+            self._process = subprocess.Popen(
+                autopilot(address, "--interval", "2"), stdout=out, stderr=out,
+                env=os.environ | {"MLFLOW_TRACKING_URI": tracking_uri()},
+            )  # fmt: skip
+
+    def __enter__(self) -> Flying:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """kill -9."""
+        self._process.kill()
+        self._process.wait(20)
+
+    @property
+    def said(self) -> str:
+        return self._log.read_text()
+
+    def wait(self, what: str, until: Callable[[], bool]) -> None:
+        deadline = time.monotonic() + 900  # on a machine that others fill
+        while not until():
+            assert self._process.poll() is None, self.said
+            assert time.monotonic() < deadline, f"{what}: still not; {self.said}"
+            time.sleep(0.1)
+
+
+def kept_points() -> dict[Path, int]:
+    return {path: path.stat().st_mtime_ns for path in Path("runs/cache/points").glob("[!.]*/point.json")}
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(3600)
+def test_cluster_and_autopilot_are_lost_and_nothing_is_done_twice() -> None:
+    """First the head dies while its job runs, and forgets it; then autopilots die while they wait for the next job."""
+    new_version(0.5)
+    set_alias("cams", "champion", 1)
+    new_version(0.0)
+    with running_head(cpus=1) as head:
+        with Flying(head.address, Path("first.log")) as first:
+            first.wait("a point", lambda: bool(kept_points()))
+            head.kill()
+            before = kept_points()
+            first.wait("it is told", lambda: "can't be reached" in first.said)
+            assert get_version("cams", "2").scores == {} and get_version("cams", "2").tags["autopilot"] == "evaluating"
+            head.start()
+            first.wait("a second job", lambda: first.said.count(": submitted") == 2)
+        for number in range(2):  # more often than an evaluation may fail
+            with Flying(head.address, Path(f"lost{number}.log")) as lost:
+                lost.wait("it found the job", lambda: ": evaluating" in lost.said and "job bitreel-" in lost.said)
+                assert ": submitted" not in lost.said
+        with Flying(head.address, Path("last.log")) as last:
+            last.wait("it is promoted", lambda: "version 2: promoted" in last.said)
+            assert ": submitted" not in last.said
+        assert "nothing new" in run_once(head.address)
+    assert aliases() == {"champion": 2, "previous": 1}
+    assert [entry.what for entry in PromotionJournal("cams").entries()] == ["'champion': version 1 → version 2"]
+    after = kept_points()
+    assert len(after) == 2 * 2, "two models at two QPs"
+    assert before and all(after[path] == stamp for path, stamp in before.items()), "what was measured was taken again"
+    experiment = connect().get_experiment_by_name(EXPERIMENT).experiment_id
+    assert len(connect().search_runs([experiment], "tags.`bitreel.evaluation` = 'cams@2'")) == 1

@@ -82,7 +82,10 @@ def test_versions_can_be_compared_in_mlflows_own_pages(tmp_path: Path) -> None:
     assert {k: v["bd_rate.x265-medium"] for k, v in by_version.items()} == dict(zip(("1", "2"), rates, strict=True))
 
     again = evaluation(tmp_path / "e2", 0.5)  # the same version once more: its newest figures count, its model stays
-    run = log_evaluation(again, write_report(again, again.folder / "report.html"), get_version("cams", "2"))
+    again.scores["bd_rate_vs_champion"] = -60.0
+    page = write_report(again, again.folder / "report.html")
+    run = log_evaluation(again, page, get_version("cams", "2"), get_version("cams", "1"))
+    assert "BD-rate over the champion, cams@1: -60.0 %" in client.get_run(run).data.tags["mlflow.note.content"]
     assert len(client.search_logged_models([experiment])) == 2
     assert get_version("cams", "2").tags["evaluation_run"] == run
     assert client.get_run(scores.info.run_id).data.metrics["bd_rate.x265-medium"] == pytest.approx(-50.0, abs=0.1)

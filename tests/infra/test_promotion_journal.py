@@ -2,23 +2,33 @@
 
 from __future__ import annotations
 
-import json
-import multiprocessing
+import random
+import time
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from codec.api import CODECS, create_codec, save_codec
 from codec.errors import BitreelError, UsageError
 from infra import promotion_journal
-from infra.promotion import promote, roll_back
+from infra.promotion import COMPARED_WITH, promote, roll_back
 from infra.promotion_journal import PromotionJournal
-from infra.registry import get_version, list_models, list_versions, record_scores, register_version, set_alias
+from infra.registry import (
+    SCORE,
+    get_version,
+    list_models,
+    list_versions,
+    record_scores,
+    register_version,
+    set_alias,
+)
 from infra.tracking import connect, start_run, tracking_uri
 from tests.infra.mlflow_server import running_server
+from tests.infra.promotion_racer import Racer
 
+FOUR = ["cams", "dogs", "cats", "cars"]  # each with a journal that does not grow so long that reading it is the work
 GATE = "[[rules]]\nscore = 'bd_rate_vs_champion'\nmax = 0\nagainst = 'champion'\n"
 
 
@@ -28,19 +38,19 @@ def _surroundings(monkeypatch: pytest.MonkeyPatch, mlflow_home: Path) -> None:
     Path("gate.toml").write_text(GATE)
 
 
-def new_versions(count: int, champion: int | None = None) -> list[int]:
+def new_versions(count: int, champion: int | None = None, name: str = "cams") -> list[int]:
     folder = Path.cwd() / "checkpoint"
     save_codec(create_codec("tiny", {}), folder)
     run = start_run("made").run_id
-    made = [register_version("cams", folder, run) for _ in range(count)]
+    made = [register_version(name, folder, run) for _ in range(count)]
     for version in made:
         if champion is not None:
-            record_scores("cams", version, {"bd_rate_vs_champion": -1.0}, {"compared_with": str(champion)})
+            record_scores(name, version, {"bd_rate_vs_champion": -1.0}, {"compared_with": str(champion)})
     return made
 
 
-def aliases() -> dict[str, int]:
-    return {alias: version.version for version in list_versions("cams") for alias in version.aliases}
+def aliases(name: str = "cams") -> dict[str, int]:
+    return {alias: version.version for version in list_versions(name) for alias in version.aliases}
 
 
 def test_promotions_are_entered_and_rolled_back() -> None:
@@ -122,51 +132,110 @@ def test_a_gap_in_the_journal_is_told() -> None:
         promote("cams", "2", gate="gate.toml")
 
 
-def racer(me: int, rounds: int, barrier: Any, out: Path) -> None:
-    """Promote one of each round's two versions at the same moment as the other racer."""
-    moved = []
-    for number in range(rounds):
-        barrier.wait()  # the versions are there
-        moved.append(promote("cams", str(2 * number + 2 + me), gate="gate.toml").moved)
-        barrier.wait()
-    out.write_text(json.dumps(moved))
+def entrants(name: str, champion: int) -> list[int]:
+    """Two more versions of a model, with the files of its first and scores against the champion."""
+    client, first = connect(tracking_uri()), get_version(name, "1")
+    tags = {"model_hash": first.model_hash, SCORE + "bd_rate_vs_champion": "-1.0", COMPARED_WITH: str(champion)}
+    return [int(client.create_model_version(name, first.source, first.run_id, tags).version) for _ in range(2)]
 
 
-def race(rounds: int) -> None:
-    new_versions(1)
-    promote("cams", "1", gate="gate.toml")
-    context = multiprocessing.get_context("spawn")
-    barrier = context.Barrier(3, timeout=120)
-    outs = [Path(f"racer{me}.json").absolute() for me in range(2)]
-    racers = [context.Process(target=racer, args=(me, rounds, barrier, outs[me])) for me in range(2)]
-    for process in racers:
-        process.start()
-    champion = 1
-    for number in range(rounds):
-        assert new_versions(2, champion) == [2 * number + 2, 2 * number + 3]
-        barrier.wait()
-        barrier.wait()
-        held = aliases()
-        assert held["champion"] in (2 * number + 2, 2 * number + 3), "one of them has won"
-        assert held["previous"] == champion
-        champion = held["champion"]
-    for process in racers:
-        process.join(60)
-        assert process.exitcode == 0
-    wins = [json.loads(out.read_text()) for out in outs]
-    assert all(a != b for a, b in zip(*wins, strict=True)), "never two winners, never none"
-    counted = PromotionJournal("cams").counting()
-    assert [entry.aliases["champion"] for entry in counted][-1] == champion and len(counted) == rounds + 1
+def begin(name: str) -> int:
+    new_versions(1, name=name)
+    promote(name, "1", gate="gate.toml")
+    return 1
+
+
+def winner(name: str, pair: list[int], champion: int) -> int:
+    """Which of the two is champion, in place of the one before."""
+    held = aliases(name)
+    assert held["champion"] in pair, "one of them has won"
+    assert held["previous"] == champion
+    return held["champion"]
+
+
+def race(names: list[str], rounds: int) -> None:
+    """So many races for each model, all between the same two processes."""
+    racers = [Racer(str(Path("gate.toml").absolute())) for _ in range(2)]
+    for name in names:
+        champion = begin(name)
+        for _ in range(rounds):
+            pair = entrants(name, champion)
+            for racer, version in zip(racers, pair, strict=True):
+                racer.start(name, version)
+            moved = [racer.moved() for racer in racers]
+            assert sorted(moved) == [False, True], "never two winners, never none"
+            champion = winner(name, pair, champion)
+            assert champion == pair[moved.index(True)]
+        counted = PromotionJournal(name).counting()
+        assert [entry.aliases["champion"] for entry in counted][-1] == champion and len(counted) == rounds + 1
+    for racer in racers:
+        racer.end()
+    entries, races = sum(len(PromotionJournal(name).entries()) for name in names), len(names) * rounds
+    print(f"{races} races, one winner each; in {entries - races - len(names)} both had made an entry")
+
+
+def race_to_the_death(name: str, deaths: int) -> None:
+    """So many races in which one process is killed, at moments from the beginning of its promotion to the end: what it
+    left is finished by the other, or comes to nothing."""
+    gate, chance = str(Path("gate.toml").absolute()), random.Random(0)
+    rival, champion = Racer(gate), begin(name)
+    whole = Racer(gate, told=True)
+    champion, former = entrants(name, champion)[0], champion
+    begun = time.monotonic()
+    whole.start(name, champion)
+    questions = whole.questions()
+    each = (time.monotonic() - begun) / questions
+    whole.end()
+    assert aliases(name)["previous"] == former
+    seen: Counter[str] = Counter()
+    for number in range(deaths):
+        victim = Racer(gate, told=True)
+        pair = entrants(name, champion)
+        together = bool(number % 2)
+        victim.start(name, pair[0])
+        if together:
+            rival.start(name, pair[1])
+        victim.wait_for_question(1 + number * questions // deaths)
+        time.sleep(chance.uniform(0, each))
+        victim.kill()
+        if not together:
+            seen[left_behind(name, pair[0])] += 1
+            rival.start(name, pair[1])
+        won = rival.moved()
+        champion = winner(name, pair, champion)
+        assert champion == pair[won], "never two winners, never none"
+        seen["won by the one that lived" if won else "won by the one that was killed"] += 1
+    assert len(PromotionJournal(name).counting()) == deaths + 2
+    assert PromotionJournal(name).counting()[-1].applied
+    rival.end()
+    print(f"one of each of {deaths} pairs killed: {dict(seen)}")
+
+
+def left_behind(name: str, version: int) -> str:
+    """How far its promotion had come."""
+    entry = next((e for e in PromotionJournal(name).counting() if e.aliases["champion"] == version), None)
+    if entry is None:
+        return "died before its entry"
+    if entry.applied:
+        return "died after its promotion"
+    seen = aliases(name).get("champion") == version
+    return "died before its entry was marked" if seen else "died between its entry and the champion's alias"
 
 
 def test_two_promotions_at_once() -> None:
-    race(3)
+    race(["cams"], 3)
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(1800)
+@pytest.mark.timeout(3600)
 def test_two_promotions_at_once_a_hundred_times() -> None:
-    race(100)
+    race(FOUR, 25)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(3600)
+def test_promotions_that_are_killed() -> None:
+    race_to_the_death("cams", 24)
 
 
 @pytest.fixture
@@ -177,6 +246,12 @@ def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(1800)
+@pytest.mark.timeout(3600)
 def test_two_promotions_at_once_a_hundred_times_through_a_server(server: str) -> None:
-    race(100)
+    race(FOUR, 25)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(3600)
+def test_promotions_that_are_killed_through_a_server(server: str) -> None:
+    race_to_the_death("cams", 24)

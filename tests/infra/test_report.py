@@ -56,6 +56,21 @@ def test_page_is_whole_and_needs_nothing_else(evaluation: Evaluation, tmp_path: 
     assert "a note for the reader" in page and "264,337" in page
 
 
+def test_the_champion_is_named_and_comes_first(evaluation: Evaluation, tmp_path: Path) -> None:
+    settings = evaluation.settings | {"champion": {"name": "cams@3", "hash": "cd" * 32}}
+    scores = evaluation.scores | {"bd_rate_vs_champion": -12.34}
+    against = dataclasses.replace(evaluation, settings=settings, scores=scores)
+    page = write_report(against, tmp_path / "report.html").read_text()
+    assert "champion is\ncams@3, model hash <code>cdcdcdcdcdcdcdcd</code>" in page
+    assert page.index("BD-rate over the champion, cams@3") < page.index("BD-rate over x265-medium")
+    assert '<b class="good">−12.3 %</b>' in page
+
+
+def test_rates_are_labelled_with_plain_numbers(evaluation: Evaluation, tmp_path: Path) -> None:
+    page = write_report(evaluation, tmp_path / "report.html").read_text()
+    assert re.search(r">(0\.)?[125]</text>", page) and "mathdefault" not in page
+
+
 @pytest.mark.slow
 def test_a_browser_shows_the_pictures_side_by_side(evaluation: Evaluation, tmp_path: Path) -> None:
     browser = next((path for name in ("chromium", "google-chrome", "chrome") if (path := shutil.which(name))), None)

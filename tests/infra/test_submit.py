@@ -51,11 +51,11 @@ def test_jobs_on_a_real_head(mlflow_home: Path, monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{mlflow_home}/runs/mlflow.db")
 
     def run(*command: str) -> tuple[int, str, str]:
-        words = [sys.executable, "-m", "infra.cli", "submit", "--address", address, "--", *command]
+        words = [sys.executable, "-m", "infra.cli", "submit", "--address", head.address, "--", *command]
         done = subprocess.run(words, capture_output=True, text=True, timeout=200)
         return done.returncode, done.stdout, done.stderr
 
-    with running_head() as address:
+    with running_head() as head:
         status, out, err = run("models")
         assert (status, "submitted" in err) == (0, True), err
         assert "innvc-small" in out
