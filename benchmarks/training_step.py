@@ -1,8 +1,9 @@
 """Where does a training step's time go, and what do a recipe's settings change about it?
 
 One thread, made-up moving clips, the recipe's longest phase. First table: shares of a step by stage, measured around
-the calls that the codec's training pass makes. Second: seconds a step and the most memory a step adds, each setting
-beside none of them, in turns.
+the calls that the codec's training pass makes. Second: seconds a step, by the clock and, for a host that has other
+work, in CPU time, and the most memory a step adds, each setting beside none of them, in turns. --operations tells
+instead which operators of PyTorch a step is made of.
 
 Example: python -m benchmarks.training_step --recipe innvc-small --steps 6 --json step.json
 """
@@ -12,6 +13,7 @@ from __future__ import annotations
 import argparse
 import gc
 import importlib
+import itertools
 import json
 import os
 import resource
@@ -42,6 +44,7 @@ SETTINGS = {
     "micro_batch = 2": ["micro_batch=2"],
     "precision = bf16": ["precision='bf16'"],
     "compile": ["compile=true"],
+    "compile and bf16": ["compile=true", "precision='bf16'"],
     "per-frame loss": ["phases.0.loss='per-frame'"],
 }
 
@@ -93,10 +96,11 @@ class Clips:
 
 
 class Hooks:
-    """Times of the steps; nothing is kept."""
+    """Times of the steps, by the clock and of this process; nothing is kept."""
 
-    def __init__(self) -> None:
-        self.times = [time.perf_counter()]
+    def __init__(self, after_step: Callable[[], None] = lambda: None) -> None:
+        self.after_step = after_step
+        self.times, self.cpu = [time.perf_counter()], [time.process_time()]
 
     def on_log(self, step: int, metrics: object) -> None: ...
 
@@ -108,6 +112,8 @@ class Hooks:
         from trainers.step_requests import Request
 
         self.times.append(time.perf_counter())
+        self.cpu.append(time.process_time())
+        self.after_step()
         return Request.NOTHING
 
 
@@ -115,7 +121,7 @@ def recipe_of(arguments: argparse.Namespace, changes: list[str]) -> Any:
     from trainers.recipe import load_recipe
 
     longest = max(load_recipe(arguments.recipe).phases, key=lambda phase: phase.clip_frames)
-    kept = ("mask_fraction", "qp", "clip_frames", "crop", "learning_rate", "field_dropout", "grad_clip")
+    kept = ("mask_fraction", "qp", "clip_frames", "crop", "learning_rate", "field_dropout", "grad_clip", "loss")
     values = ", ".join(f"{key} = {json.dumps(getattr(longest, key))}" for key in kept)
     phase = f'{{ name = "timed", steps = {arguments.steps + 2}, {values} }}'
     return load_recipe(arguments.recipe, [f"phases=[{phase}]", "pictures_every=1000000", *changes])
@@ -137,10 +143,11 @@ def measure(arguments: argparse.Namespace, changes: list[str]) -> dict[str, Any]
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     train(codec, recipe, Clips(recipe), hooks)
     # Requests come once a step, after its backward pass; the first two steps compile and warm up.
-    steps = [b - a for a, b in zip(hooks.times[2:], hooks.times[3:], strict=False)]
+    steps, cpu = ([b - a for a, b in itertools.pairwise(times[2:])] for times in (hooks.times, hooks.cpu))
     total = hooks.times[-1] - hooks.times[0]
     return {
         "seconds": statistics.median(steps),
+        "cpu": statistics.median(cpu),
         "mib": (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024,
         "shares": {stage: seconds / total for stage, seconds in stages.seconds.items()},
     }
@@ -148,6 +155,26 @@ def measure(arguments: argparse.Namespace, changes: list[str]) -> dict[str, Any]
 
 def _time(stages: Stages, owner: Any, name: str, stage: str) -> None:
     setattr(owner, name, stages.timed(stage, getattr(owner, name)))
+
+
+def operations(arguments: argparse.Namespace) -> None:
+    """Prints the operators that take most of a step's CPU time, by torch.profiler; the first two steps are left out."""
+    from torch.profiler import ProfilerActivity, profile, schedule
+
+    from trainers.loop import fresh_codec, train
+
+    torch.set_num_threads(1)
+    recipe = recipe_of(arguments, [])
+    turns = schedule(wait=1, warmup=1, active=arguments.steps)
+    with profile(activities=[ProfilerActivity.CPU], schedule=turns, acc_events=True) as profiler:
+        train(fresh_codec(recipe), recipe, Clips(recipe), Hooks(profiler.step))
+    rows = sorted(profiler.key_averages(), key=lambda row: -row.self_cpu_time_total)
+    whole = sum(row.self_cpu_time_total for row in rows if not row.key.startswith("ProfilerStep"))
+    rows = [row for row in rows if not row.key.startswith("ProfilerStep")]
+    print(f"{'operator':44}{'of a step':>10}{'ms a step':>11}{'calls':>8}")
+    for row in rows[: arguments.operations]:
+        own, calls = row.self_cpu_time_total, row.count / arguments.steps
+        print(f"{row.key[:43]:44}{100 * own / whole:>8.1f} %{own / 1000 / arguments.steps:>11.1f}{calls:>8.0f}")
 
 
 def in_a_process(arguments: argparse.Namespace, setting: str) -> dict[str, Any] | str:
@@ -165,11 +192,15 @@ def main() -> None:
     parser.add_argument("--recipe", default="innvc-small")
     parser.add_argument("--steps", type=int, default=6)
     parser.add_argument("--rounds", type=int, default=2)
+    parser.add_argument("--operations", type=int, metavar="N", help="print the N operators that take most instead")
     parser.add_argument("--json", type=Path)
     parser.add_argument("--one", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.one:
         print(json.dumps(measure(arguments, SETTINGS[arguments.one])))
+        return
+    if arguments.operations:
+        operations(arguments)
         return
     found: dict[str, list[dict[str, Any]]] = defaultdict(list)
     refused = {}
@@ -185,15 +216,16 @@ def main() -> None:
     for stage, share in sorted(shares.items(), key=lambda item: -item[1]):
         print(f"{stage:28}{100 * share:6.1f} %")
     print(f"{'all else':28}{100 * (1 - sum(shares.values())):6.1f} %\n")
-    print(f"{'setting':24}{'s a step':>10}{'of none':>10}{'MiB':>8}")
-    plain = [result["seconds"] for result in found["as it is"]]
+    print(f"{'setting':24}{'s a step':>10}{'of none':>10}{'CPU s':>10}{'of none':>10}{'MiB':>8}")
+    plain = found["as it is"]
     table = {}
     for setting, results in found.items():
-        ratio = statistics.median(r["seconds"] / p for r, p in zip(results, plain, strict=False))
-        seconds = statistics.median(r["seconds"] for r in results)
-        mib = statistics.median(r["mib"] for r in results)
-        table[setting] = {"seconds": seconds, "of_none": ratio, "mib": mib}
-        print(f"{setting:24}{seconds:>10.2f}{ratio:>10.2f}{mib:>8.0f}")
+        row = {key: statistics.median(r[key] for r in results) for key in ("seconds", "cpu", "mib")}
+        for key in ("seconds", "cpu"):
+            row[f"{key}_of_none"] = statistics.median(r[key] / p[key] for r, p in zip(results, plain, strict=False))
+        table[setting] = row
+        figures = [f"{row[key]:>10.2f}" for key in ("seconds", "seconds_of_none", "cpu", "cpu_of_none")]
+        print(f"{setting:24}", *figures, f"{row['mib']:>8.0f}", sep="")
     for setting, why in refused.items():
         print(f"{setting:24}refused: {why}")
     if arguments.json:

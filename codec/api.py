@@ -57,7 +57,7 @@ class TrainingConditions:
     mask_fraction: share of latent channels kept alive at QP 0 (1.0 = all alive); rises to 1 with QP.
     field_dropout: chance per sample that the conditioning field is switched off, so that the codec works without it.
     picture_gradients: gradients go from a frame to the decoded frames that it was predicted from (DCVC-FM's cascaded
-        loss as a whole; codecs that train frame by frame ignore it).
+        loss as a whole).
     cascaded: gradients go from a frame to those before it; else each frame answers for itself alone.
     recompute: a frame's networks run once more in the backward pass, rather than being kept until then.
     """
@@ -103,6 +103,11 @@ class Codec(nn.Module, ABC):
     # Whether decoded frames are the same on every machine. Where they come from floats, only symbols are: a stream's
     # checksums of frames then bind under the encoder's own settings alone, and are not asked for.
     exact_frames: ClassVar[bool] = True
+    # The `TrainingConditions` it follows of those that not every codec knows: mask_fraction, field_dropout,
+    # picture_gradients. A recipe that asks for another is refused.
+    training_conditions: ClassVar[frozenset[str]] = frozenset()
+    # How long a training clip must be for anything in it to have a gradient.
+    least_clip_frames: ClassVar[int] = 1
     # Names of modules that may compute in bfloat16 in training: those of which nothing has to be exact.
     free_modules: ClassVar[tuple[str, ...]] = ()
 

@@ -31,6 +31,7 @@ from trainers.phase_batches import PhaseBatches
 from trainers.ray_worker import PROGRESS_FILE
 from trainers.ray_workers import choose_resources
 from trainers.recipe import Recipe, load_recipe
+from trainers.starting_codec import starting_codec
 from trainers.validation import check_held_out
 
 SWEEPS, TRIALS = "sweeps", "trials"
@@ -94,7 +95,8 @@ def _values(text: str) -> list[str]:
 def make_trials(recipe: str, store: Path, changes: Sequence[str], grids: Sequence[str]) -> list[Trial]:
     """The trials of a grid over a recipe. Each is validated at its end, with the recipe's own validation settings.
 
-    Raises UsageError as `load_recipe` does, and where the store can't serve a trial or holds nothing out.
+    Raises UsageError as `load_recipe` and `check_settings` do, and where the store can't serve a trial or holds nothing
+    out.
     """
     trials, data = [], manifest_hash(store)
     for number, settings in enumerate(grid_points(grids), start=1):
@@ -103,6 +105,7 @@ def make_trials(recipe: str, store: Path, changes: Sequence[str], grids: Sequenc
             plan = replace(plan, validate_every=-(-plan.total_steps // plan.checkpoint_every) * plan.checkpoint_every)
         PhaseBatches(store, plan)
         check_held_out(store, plan)
+        starting_codec(plan, None)
         described = json.dumps([plan.to_dict(), data], sort_keys=True)
         trials.append(Trial(number, settings, plan, hashlib.sha256(described.encode()).hexdigest()[:12]))
     return trials

@@ -62,7 +62,7 @@ def run_training(
     if resume is not None and init_from is not None:
         raise UsageError("--from: a resumed run goes on from its own weights; give --resume alone")
     check_held_out(store, recipe)
-    PhaseBatches(store, recipe)  # raises where the store can't serve the recipe: better before a run is on record
+    PhaseBatches(store, recipe)  # raises where the store can't serve the recipe
     storage = (Path.cwd() / RUNS_FOLDER / TRAINING_FOLDER).resolve()
     settle_runs(storage)
     run, start, origin = None, None, {"init_from": "fresh weights"}
@@ -73,8 +73,8 @@ def run_training(
         name = f"{recipe.name}-{now}-{secrets.token_hex(2)}"
     if init_from is not None:
         start, label = _starting_model(init_from)
-        starting_codec(recipe, start)  # raises where its settings are not the recipe's
         origin = {"init_from": label, "init_from_hash": stated_hash(start)}
+    starting_codec(recipe, start)  # raises where settings don't fit: better before a run is on record
     try:
         with ExitStack() as stack:
             with stops_held_back():  # a run that MLflow has is followed, or it would stay RUNNING for ever

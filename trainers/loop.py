@@ -20,6 +20,7 @@ from codec.errors import BitreelError, UsageError
 from trainers.adamw import AdamW
 from trainers.averages import WeightAverage, Window
 from trainers.checkpoint import Snapshot, TrainingState, copied, optimizer_tensors, restore_optimizer
+from trainers.codec_settings import check_settings
 from trainers.objective import METRICS
 from trainers.qp_histogram import qp_shares
 from trainers.recipe import Recipe
@@ -100,6 +101,7 @@ def train(
     """
     device = torch.device(device)
     check_resumable(recipe, start, world)
+    check_settings(recipe, codec)
     codec.to(device).train()
     with computing_as(recipe, codec, device):
         return _steps(codec, recipe, batches, hooks, device, rank, world, start)
@@ -134,7 +136,7 @@ def _steps(
         now = conditions_at(recipe, step)
         if now.phase_index != phase_index:
             phase_index = now.phase_index
-            _freeze(codec, now.phase.frozen, now.phase.name)
+            _freeze(codec, now.phase.frozen)
         asked = time.perf_counter()
         clips = batches.batch(step)
         waited = time.perf_counter() - asked
@@ -187,7 +189,7 @@ def _steps(
                 )
             if request == Request.STOP:
                 break
-    _freeze(codec, (), "")
+    _freeze(codec, ())
     if average is not None:
         codec.load_state_dict(codec.state_dict() | average.weights)
     return figures
@@ -219,11 +221,7 @@ def _standing(now: StepConditions, skipped: int, world: int) -> dict[str, float]
     }
 
 
-def _freeze(codec: Codec, prefixes: tuple[str, ...], phase: str) -> None:
-    names = [name for name, _ in codec.named_parameters()]
-    idle = [prefix for prefix in prefixes if not any(name.startswith(prefix) for name in names)]
-    if idle:
-        raise UsageError(f"phase '{phase}': frozen: no parameter's name starts with {', '.join(idle)}")
+def _freeze(codec: Codec, prefixes: tuple[str, ...]) -> None:
     for name, parameter in codec.named_parameters():
         parameter.requires_grad_(not name.startswith(prefixes))
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from codec.api import Codec, load_codec
 from codec.errors import UsageError
+from trainers.codec_settings import check_settings
 from trainers.loop import fresh_codec
 from trainers.recipe import Recipe
 
@@ -14,9 +15,10 @@ from trainers.recipe import Recipe
 def starting_codec(recipe: Recipe, init_from: Path | None) -> Codec:
     """The codec before its first step: fresh, or with the weights of a checkpoint of the very same codec.
 
-    Raises UsageError where the checkpoint's codec is another than the recipe's.
+    Raises UsageError where the checkpoint's codec is another than the recipe's, or as `check_settings`.
     """
     codec = fresh_codec(recipe)
+    check_settings(recipe, codec)
     if init_from is None:
         return codec
     given = load_codec(init_from)

@@ -78,10 +78,10 @@ def computing_as(recipe: Recipe, codec: Codec, device: torch.device) -> Iterator
     """
     with ExitStack() as undo:
         if recipe.compile:
-            for module in _free_modules(codec, "compile = true"):
+            for module in free_modules(codec, "compile = true"):
                 _replace(undo, module, torch.compile(module.forward))
         if recipe.precision == "bf16":
-            for module in _free_modules(codec, "precision = 'bf16'"):
+            for module in free_modules(codec, "precision = 'bf16'"):
                 _replace(undo, module, _autocast(module.forward, device.type))
         yield
 
@@ -91,7 +91,8 @@ def _replace(undo: ExitStack, module: nn.Module, forward: Callable[..., Any]) ->
     module.forward = forward
 
 
-def _free_modules(codec: Codec, purpose: str) -> list[nn.Module]:
+def free_modules(codec: Codec, purpose: str) -> list[nn.Module]:
+    """Modules of which nothing has to be exact; raises UsageError naming `purpose` where there are none."""
     there = dict(codec.named_modules())
     found = [there[name] for name in codec.free_modules if name in there]
     if not found:

@@ -28,6 +28,8 @@ class DCVCFM(Codec):
     family: ClassVar[str] = "dcvc-fm"
     config_class: ClassVar[type] = DCVCFMConfig
     free_modules = ("encoder",)
+    training_conditions = frozenset(("picture_gradients",))
+    least_clip_frames = 2  # intra frames come from the intra coder
     config: DCVCFMConfig
     steers_quality: ClassVar[bool] = True
     # Frames from one that stays a reference to the next, and the first: the finer ones of the hierarchy stay.

@@ -30,6 +30,7 @@ class InnVC(Codec):
     family: ClassVar[str] = "innvc"
     config_class: ClassVar[type] = InnVCConfig
     free_modules = ("field_encoder",)
+    training_conditions = frozenset(("mask_fraction", "field_dropout"))
     config: InnVCConfig
 
     def __init__(self, config: InnVCConfig) -> None:

@@ -61,6 +61,7 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 Curve = dict[int, dict[str, float]]
+Unbroken = tuple[TrainingResult, Curve]
 
 
 def run(recipe: Recipe, store: Path, name: str, storage: Path, workers: Workers = 2) -> tuple[TrainingResult, Curve]:
@@ -70,12 +71,23 @@ def run(recipe: Recipe, store: Path, name: str, storage: Path, workers: Workers 
     return result, spec.curve()
 
 
-def test_two_workers_train_to_the_end_and_wrong_uses_are_refused(store: Path, tmp_path: Path) -> None:
+@pytest.fixture(scope="module")
+def unbroken(store: Path, tmp_path_factory: pytest.TempPathFactory) -> Unbroken:
+    """The tiny recipe on two workers, to which nothing happens."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(CODECS, "tiny", "tests.trainers.tiny_codec:Tiny")
+        return run(tiny_recipe(), store, "whole", tmp_path_factory.mktemp("unbroken"))
+
+
+def test_two_workers_train_to_the_end_and_wrong_uses_are_refused(
+    store: Path, tmp_path: Path, unbroken: Unbroken
+) -> None:
     recipe = tiny_recipe()
-    result, curve = run(recipe, store, "whole", tmp_path)
+    result, curve = unbroken
+    storage = result.checkpoint.parent.parent.parent
     assert curve[10]["loss"] == result.metrics["loss"] and result.run_id == "curve"
     assert load_codec(result.checkpoint).family == "tiny"
-    assert result.checkpoint == tmp_path / "whole" / "checkpoints" / "step-00000010"
+    assert result.checkpoint == storage / "whole" / "checkpoints" / "step-00000010"
     assert sorted(path.name for path in result.checkpoint.parent.iterdir()) == ["step-00000008", "step-00000010"]
 
     for bad, says in (
@@ -87,33 +99,33 @@ def test_two_workers_train_to_the_end_and_wrong_uses_are_refused(store: Path, tm
     ):
         arguments = {"recipe": recipe, "store": store, "workers": 2} | bad
         with pytest.raises(UsageError, match=says):
-            train_on_ray(name="whole", storage=tmp_path, **arguments)  # type: ignore[arg-type]
+            train_on_ray(name="whole", storage=storage, **arguments)  # type: ignore[arg-type]
     save_codec(create_codec("tiny", {"width": 7}), tmp_path / "wide")
     with pytest.raises(UsageError, match="with other settings than recipe 'tiny'"):
         train_on_ray(recipe, store, "new", storage=tmp_path, workers=2, init_from=tmp_path / "wide")
 
 
 @pytest.mark.slow
-def test_killed_workers_change_nothing(store: Path, tmp_path: Path, deaths: Path) -> None:
+def test_killed_workers_change_nothing(store: Path, tmp_path: Path, deaths: Path, unbroken: Unbroken) -> None:
     """Rank 0 is killed before the first checkpoint, rank 1 after it; the curve and the end are bit for bit those of an
     unbroken run."""
-    recipe = tiny_recipe()
-    unbroken, whole = run(recipe, store, "unbroken", tmp_path)
+    recipe, (finished, whole) = tiny_recipe(), unbroken
     (deaths / "0-3").touch()
     (deaths / "1-6").touch()
     killed, curve = run(recipe, store, "killed", tmp_path)
     assert not list(deaths.glob("*-*"))
     assert int((deaths / "calls").read_text()) < recipe.total_steps  # the last attempt went on from a checkpoint
     assert sorted(whole) == [2, 4, 6, 8, 10] and curve == whole
-    assert load_codec(killed.checkpoint).model_hash() == load_codec(unbroken.checkpoint).model_hash()
+    assert load_codec(killed.checkpoint).model_hash() == load_codec(finished.checkpoint).model_hash()
 
 
 @pytest.mark.slow
-def test_sigterm_to_a_worker_or_the_driver_saves_all_that_was_done(store: Path, tmp_path: Path, deaths: Path) -> None:
+def test_sigterm_to_a_worker_or_the_driver_saves_all_that_was_done(
+    store: Path, tmp_path: Path, deaths: Path, unbroken: Unbroken
+) -> None:
     """A worker that is told to go at its 5th step saves the 5th, not the 4th, and the run goes on by itself; a driver
     that is told to go says how to go on. The curve is that of an unbroken run."""
-    recipe = tiny_recipe()
-    _, whole = run(recipe, store, "unbroken", tmp_path)
+    recipe, (_, whole) = tiny_recipe(), unbroken
     (deaths / "1-5").write_text("15")
     _, curve = run(recipe, store, "told", tmp_path)
     events = read_events(tmp_path / "told")[0]
@@ -154,23 +166,24 @@ def test_the_best_checkpoint_by_validation_stays_though_validations_lag(tmp_path
 
 
 @pytest.mark.slow
-def test_a_damaged_checkpoint_is_passed_over(store: Path, tmp_path: Path, deaths: Path) -> None:
-    recipe = tiny_recipe()
-    _, whole = run(recipe, store, "unbroken", tmp_path)
-    again, _ = run(recipe, store, "damaged", tmp_path)
-    weights = again.checkpoint / "model.safetensors"
+def test_a_damaged_checkpoint_is_passed_over(store: Path, tmp_path: Path, unbroken: Unbroken) -> None:
+    finished, whole = unbroken
+    storage = tmp_path / "copy"
+    shutil.copytree(finished.checkpoint.parent.parent.parent, storage)
+    weights = storage / finished.checkpoint.relative_to(finished.checkpoint.parent.parent.parent) / "model.safetensors"
     data = bytearray(weights.read_bytes())
     data[-1] ^= 1
     weights.write_bytes(bytes(data))
-    repaired, curve = run(recipe, store, "damaged", tmp_path)
+    repaired, curve = run(tiny_recipe(), store, "whole", storage)
     assert curve == whole and load_codec(repaired.checkpoint)
-    assert [e["step"] for e in read_events(tmp_path / "damaged")[0] if e["event"] == "started"] == [0, 8]
+    assert [e["step"] for e in read_events(storage / "whole")[0] if e["event"] == "started"] == [0, 8]
 
 
 @pytest.mark.slow
-def test_a_run_that_gave_up_goes_on_under_its_name(store: Path, tmp_path: Path, deaths: Path) -> None:
-    recipe = tiny_recipe()
-    unbroken, whole = run(recipe, store, "unbroken", tmp_path)
+def test_a_run_that_gave_up_goes_on_under_its_name(
+    store: Path, tmp_path: Path, deaths: Path, unbroken: Unbroken
+) -> None:
+    recipe, (finished, whole) = tiny_recipe(), unbroken
     for call in (1, 2, 3, 4):  # one death more than a run survives without a checkpoint
         (deaths / f"1-{call}").touch()
     with pytest.raises(BitreelError, match="'stopped' failed 4 times without a new checkpoint and gave up"):
@@ -178,7 +191,7 @@ def test_a_run_that_gave_up_goes_on_under_its_name(store: Path, tmp_path: Path, 
     assert not list(deaths.glob("*-*"))
     resumed, curve = run(recipe, store, "stopped", tmp_path)
     assert curve == whole
-    assert load_codec(resumed.checkpoint).model_hash() == load_codec(unbroken.checkpoint).model_hash()
+    assert load_codec(resumed.checkpoint).model_hash() == load_codec(finished.checkpoint).model_hash()
 
 
 @pytest.mark.slow

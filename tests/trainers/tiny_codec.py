@@ -62,6 +62,7 @@ class Tiny(Codec):
     family = "tiny"
     exact_frames = False
     config_class = TinyConfig
+    training_conditions = frozenset(("mask_fraction",))
 
     def __init__(self, config: TinyConfig) -> None:
         super().__init__(config)
