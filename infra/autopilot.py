@@ -152,7 +152,12 @@ def _end(name: str, number: int, outcome: str) -> str:
 
 
 def _evaluate(settings: AutopilotSettings, version: ModelVersion, key: str, tell: Tell) -> str:
-    """Run the evaluation to its end: "" where it wrote its scores, else what went wrong."""
+    """Run the evaluation to its end: "" where it wrote its scores, else what went wrong.
+
+    Raises BitreelError where the cluster, or Ray of this machine, did not answer.
+    """
+    from pipeline.ray_session import NO_RAY  # which imports Ray
+
     out = (settings.out / key).absolute()
     out.mkdir(parents=True, exist_ok=True)
     command = ["evaluate", "--model", f"{version.name}@{version.version}", "--out", str(out), *settings.evaluate]
@@ -163,6 +168,8 @@ def _evaluate(settings: AutopilotSettings, version: ModelVersion, key: str, tell
         if done.returncode == 0:
             return ""
         said = [line for line in done.stderr.splitlines() if line.startswith("bitreel:")]
+        if said and NO_RAY in said[-1]:  # that is this machine's fault, so it does not count against the version
+            raise BitreelError(said[-1].removeprefix("bitreel:").strip())
         return f"the evaluation failed: {said[-1] if said else f'exit status {done.returncode}'}"
     job = _run_job(RayJobs(settings.address), ["bitreel", *command], f"bitreel-{key}", tell)
     return "" if job.status == "SUCCEEDED" else f"the evaluation's job {job.job_id} {job.status.lower()}: {job.message}"

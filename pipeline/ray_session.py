@@ -17,6 +17,7 @@ import ray
 
 from codec.errors import BitreelError
 
+NO_RAY = "Ray can't be used at"  # what an error begins with where it is Ray that failed, and not the work
 _REACH_SECONDS = 10
 _TOKEN_FILE = Path("~/.ray/auth_token")
 
@@ -50,7 +51,7 @@ def ray_session(address: str | None) -> Iterator[int]:
         where = address or "this machine"
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         hint = "" if address is None else " (does it run, and has this machine its token? see docs/cluster.md)"
-        raise BitreelError(f"Ray can't be used at {where}: {reason}{hint}") from error
+        raise BitreelError(f"{NO_RAY} {where}: {reason}{hint}") from error
     try:
         yield _cpus()
     finally:

@@ -59,7 +59,7 @@ def running_server(
 
 def _wait(url: str, server: subprocess.Popen[bytes], log: Path, within: Sequence[str]) -> None:
     asked = [*within, sys.executable, "-c", f"import urllib.request as u; u.urlopen('{url}', timeout=2)"]
-    deadline = time.monotonic() + 180
+    deadline = time.monotonic() + 600  # on a machine that others fill
     while time.monotonic() < deadline:
         if server.poll() is not None:
             raise AssertionError(f"the server ended: {log.read_text()[-2000:]}")

@@ -117,6 +117,16 @@ def test_better_is_promoted_worse_refused_and_nothing_done_twice() -> None:
     assert sum("the evaluation failed: bitreel:" in line for line in said) == 3
 
 
+@pytest.mark.slow
+def test_where_ray_can_not_be_used_the_version_waits() -> None:
+    new_version(0.0)
+    nobody = AutopilotSettings("cams", (*settings().evaluate, "--address=127.0.0.1:9"), gate="gate.toml")
+    with pytest.raises(BitreelError, match=r"Ray can't be used at 127\.0\.0\.1:9"):
+        fly(nobody, print, once=True)
+    tags = get_version("cams", "1").tags
+    assert tags["autopilot"] == "evaluating" and "autopilot_failures" not in tags
+
+
 def autopilot(address: str, *more: str) -> list[str]:
     """The command, for a process of its own. Two QPs give no BD-rate, which nothing here is judged by."""
     Path("gate.toml").write_text("[[rules]]\nscore = 'decode_hash_failures'\nmax = 0\n")
