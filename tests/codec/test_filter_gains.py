@@ -110,33 +110,31 @@ def test_measured_parts_foretell_the_error(qp: int) -> None:
         assert np.allclose(after[number], foretold, rtol=0.02, atol=0.35 * (BLOCK >> min(number, 1)) ** 2)
 
 
-def sums_that_want(gain: float) -> list[PartSums]:
-    """Parts that would leave nothing of the error with all gains at `gain`, in the left half of the picture."""
+def sums_that_want(values: np.ndarray, scale: float = 1.0) -> list[PartSums]:
+    """Parts of that scale that would leave nothing of the error with the gains of these values."""
     draw = np.random.default_rng(0)
+    both = gains_of(values, trained()["basis"])
     made = []
-    for _ in range(3):
-        parts = draw.normal(0, 6, (*GRID, 200, PARTS))
-        wanted = np.ones(GRID)
-        wanted[:, : GRID[1] // 2] = gain
-        missing = parts.sum(-1) * wanted[..., None]
+    for number in range(3):
+        parts = scale * draw.normal(0, 6, (*GRID, 200, PARTS))
+        missing = np.einsum("yxnp,yxp->yxn", parts, both[min(number, 1)] / GAIN)
         squares = np.einsum("yxnp,yxnq->yxpq", parts, parts)
         made.append(PartSums(squares, np.einsum("yxnp,yxn->yxp", parts, missing)))
     return made
 
 
-def test_the_encoder_finds_where_the_filter_should_do_more_or_less() -> None:
-    for gain in (0.5, 1.6):
-        values = choose_values([weigh(sums_that_want(gain), 30)] * 8, GainChances(GRID))
-        assert values is not None
-        assert values[:, :, : GRID[1] // 2].any() and not values[:, :, GRID[1] // 2 + 1 :].any()
-        luma = gains_of(values, trained()["basis"])[0][:, : GRID[1] // 2].mean()
-        assert abs(luma / GAIN - gain) < 0.25
+@pytest.mark.parametrize("left", [(3, 0, 0), (0, -2, 0), (0, 0, 2), (-2, 2, -1)])
+def test_the_encoder_finds_the_values_that_leave_least(left: tuple[int, int, int]) -> None:
+    wanted = np.zeros((CHANNELS, *GRID), np.int64)
+    wanted[:, :, : GRID[1] // 2] = np.array(left)[:, None, None]
+    values = choose_values([weigh(sums_that_want(wanted), 30)] * 8, GainChances(GRID))
+    assert values is not None and (values == wanted).all()
 
 
 def test_what_is_not_worth_its_bits_is_not_sent() -> None:
-    assert choose_values([weigh(sums_that_want(1.0), 30)], GainChances(GRID)) is None
-    faint = [PartSums(sums.squares / 1e6, sums.products / 1e6) for sums in sums_that_want(0.5)]
-    assert choose_values([weigh(faint, 30)], GainChances(GRID)) is None
+    nothing = np.zeros((CHANNELS, *GRID), np.int64)
+    assert choose_values([weigh(sums_that_want(nothing), 30)], GainChances(GRID)) is None
+    assert choose_values([weigh(sums_that_want(nothing + 2, scale=1e-3), 30)], GainChances(GRID)) is None
 
 
 def test_a_damaged_file_is_told(monkeypatch: pytest.MonkeyPatch, tmp_path) -> None:
