@@ -24,7 +24,7 @@ from codec.innvc.filter_gains import CHANNELS, CONTEXTS, LARGEST, PARTS, GainCha
 from codec.innvc.filter_gains_kernels import choose_gains
 from codec.innvc.segment_filter import gather, weigh
 from codec.inter.intra_boost import intra_boost
-from codec.inter.post_filter import GAIN, FilterEncoding, FlagSource, PartSums, Picture
+from codec.inter.post_filter import GAIN, FilterEncoding, FlagSource, Gains, PartSums, Picture
 from codec.streams import EncodeOptions
 from trainers.coded_clips import Progress, clips_of, load_inter_codec, run_tool
 
@@ -96,7 +96,7 @@ def _code_clips(model: Path, store: Path, clips: int, crop: int, seed: int, prog
     for number, frames in enumerate(clips_of(store, _FRAMES, clips, crop, seed)):
         state, sums, bits = codec.state(crop), list[list[PartSums]](), 0.0
 
-        def take(shown: Frame, picture: Picture, flags: FlagSource) -> None:
+        def take(shown: Frame, picture: Picture, flags: FlagSource, gains: Gains | None) -> None:
             if isinstance(flags, FilterEncoding) and not picture.intra:
                 sums.append(weigh(state.post_filter.measure(picture, flags.source), picture.qp))  # noqa: B023
 

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from codec.entropy_coding import SymbolEncoder
 from codec.innvc.filter_changes import LARGEST, UNIT, FilterChanges, Values, changes_shape, parts, send_filter_changes
 from codec.innvc.starts import POST_FILTER
 from codec.inter.filter_sums import Sums
-from codec.inter.post_filter import PRICE, SHARES, filter_weights, weight_name
-from codec.inter.quantization import step_size
+from codec.inter.post_filter import filter_weights, weight_name
 
 # What a change is reckoned to take: bits of a zero, of any other, and of each unit.
 _ZERO, _OTHER, _EACH = 0.5, 4.0, 1.0
@@ -20,13 +18,13 @@ _SWEEPS = 60
 Floats = NDArray[np.float64]
 
 
-def fit_changes(sums: Sums, qp: int, copies: int) -> FilterChanges | None:
-    """The changes that are worth their bits in a stream of that QP that says them `copies` times; None for none.
+def fit_changes(sums: Sums, worth: tuple[float, float], copies: int) -> FilterChanges | None:
+    """The changes that are worth their bits in a stream that says them `copies` times; None for none.
 
-    sums: of the whole video, as the filters that come with the format get it.
+    sums: of the whole video, as the filters that come with the format get it. worth: bits that a squared error of luma,
+    and of chroma, is worth.
     """
-    worth = PRICE / float(step_size(torch.tensor(qp))) ** 2 / copies
-    luma, chroma = _fit_plane(sums, 0, worth), _fit_plane(sums, 1, worth)
+    luma, chroma = (_fit_plane(sums, kind, worth[kind] / copies) for kind in range(2))
     changes, coder = FilterChanges(luma[0], chroma[0]), SymbolEncoder()
     send_filter_changes(coder, changes)
     return changes if luma[1] + chroma[1] > coder.estimated_bits else None
@@ -34,11 +32,11 @@ def fit_changes(sums: Sums, qp: int, copies: int) -> FilterChanges | None:
 
 def _fit_plane(sums: Sums, kind: int, worth: float) -> tuple[Values, float]:
     """Changes (rows, taps), and the bits that they are worth."""
-    name, unit, price = weight_name(kind, False), UNIT / 1024, worth * SHARES[kind]
+    name, unit = weight_name(kind, False), UNIT / 1024
     squares, weights = sums.squares[name], filter_weights(POST_FILTER)[name] / 1024
-    matrices = unit**2 * price * squares.sum(0)
+    matrices = unit**2 * worth * squares.sum(0)
     # What the filter as it is leaves, and then what the rows before leave.
-    left = unit * price * (sums.products[name] - np.einsum("bcts,bcs->bct", squares, weights)).sum(0)
+    left = unit * worth * (sums.products[name] - np.einsum("bcts,bcs->bct", squares, weights)).sum(0)
     found, total = np.zeros(changes_shape(kind), np.int64), 0.0
     for rows in parts(kind):
         for row in np.unique(rows):

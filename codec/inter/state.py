@@ -47,7 +47,7 @@ class InterState:
         self.post_filter, self.flags = shipped_filter(post_filter), Flags()
         self.gains: Gains | None = None  # of the filter's parts, where the stream says something of them
         self.after_intra = False
-        self.watch: Callable[[Frame, Picture, FlagSource], None] | None = None
+        self.watch: Callable[[Frame, Picture, FlagSource, Gains | None], None] | None = None
         self.gone = 0  # number of the reference that makes room for the coming frame
 
     def fork(self) -> Self:
@@ -95,7 +95,7 @@ class InterState:
         (cw, ch), height, width = self.format.chroma_size, self.format.height, self.format.width
         frame = Frame(*(np.ascontiguousarray(p) for p in (y[:height, :width], uv[0, :ch, :cw], uv[1, :ch, :cw])))
         if self.watch is not None:
-            self.watch(frame, picture, flags)
+            self.watch(frame, picture, flags, self.gains)
         return frame
 
     def learning(self, tables: ScaleTables) -> tuple[SymbolMixing, FrameTables]:

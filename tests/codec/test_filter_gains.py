@@ -26,7 +26,20 @@ from codec.innvc.filter_gains import (
 )
 from codec.innvc.segment_filter import choose_values, weigh
 from codec.innvc.starts import POST_FILTER
-from codec.inter.post_filter import BLOCK, GAIN, PRICE, SHARES, Gains, PartSums, Picture, Planes, shipped_filter
+from codec.inter.filter_sums import Sums
+from codec.inter.post_filter import (
+    BLOCK,
+    GAIN,
+    PRICE,
+    SHARES,
+    Gains,
+    PartSums,
+    Picture,
+    Planes,
+    filter_weights,
+    shipped_filter,
+    weight_name,
+)
 from codec.inter.quantization import step_size
 from codec.streams import CodedFrame, EncodeOptions
 from tests.codec.test_innvc import make_frames
@@ -108,6 +121,24 @@ def test_measured_parts_foretell_the_error(qp: int) -> None:
         foretold = before[number] + squared - 2 * (given * sums[number].products).sum(-1)
         # The filter rounds each sample, up to a half.
         assert np.allclose(after[number], foretold, rtol=0.02, atol=0.35 * (BLOCK >> min(number, 1)) ** 2)
+
+
+def test_sums_for_fitting_count_on_the_gains() -> None:
+    picture, source = make_picture(30, intra=False)
+    draw = np.random.default_rng(1)
+    gains = tuple(draw.integers(0, 129, (*picture.grid, PARTS)).astype(np.int32) for _ in range(2))
+    sums = Sums()
+    sums.add(picture, source, (gains[0], gains[1]))
+    before = squared_error(picture.planes, source)
+    made = shipped_filter(POST_FILTER).apply(picture, on_everywhere(picture), (gains[0], gains[1]))
+    after = squared_error(made, source)
+    for kind, numbers in ((0, [0]), (1, [1, 2])):
+        name = weight_name(kind, False)
+        given = filter_weights(POST_FILTER)[name] / 1024
+        squared = np.einsum("bct,bcts,bcs->", given, sums.squares[name], given)
+        foretold = sum(before[number].sum() for number in numbers) + squared - 2 * (given * sums.products[name]).sum()
+        samples = sum(before[number].size for number in numbers) * (BLOCK >> kind) ** 2
+        assert sum(after[number].sum() for number in numbers) == pytest.approx(foretold, rel=0.02, abs=0.35 * samples)
 
 
 def sums_that_want(values: np.ndarray, scale: float = 1.0) -> list[PartSums]:

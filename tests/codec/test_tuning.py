@@ -167,7 +167,7 @@ def test_changes_that_sums_ask_for_leave_less_error() -> None:
     for parts in (sums.squares, sums.products, sums.counts):
         for name in parts:
             parts[name] *= 100
-    changes = fit_changes(sums, 40, 1)
+    changes = fit_changes(sums, (0.16, 0.11), 1)
     assert changes is not None and changes.luma.any()
     codec.tuning = replace(ONE_PASS, changes=changes)
     after = list(codec.encode_frames(frames, FORMAT, EncodeOptions(40)))
@@ -176,14 +176,15 @@ def test_changes_that_sums_ask_for_leave_less_error() -> None:
         return sum(int(((a.y.astype(int) - b.y) ** 2).sum()) for a, b in zip(frames, shown, strict=True))
 
     assert error([f.reconstruction for f in after]) < 0.99 * error([f.reconstruction for f in before])
-    assert fit_changes(Sums(), 40, 1) is None
+    assert fit_changes(Sums(), (0.16, 0.11), 1) is None
 
 
 def test_fitting_pays_on_the_video_and_leaves_the_codec_alone() -> None:
     codec, frames, options = _codec(), make_frames(12), EncodeOptions(30)
     costs: list[float] = []
-    fitted = codec.fit(frames, FORMAT, options, FitSettings(steps=3), lambda _, cost: costs.append(cost))
-    assert len(costs) == 3 and costs[-1] == min(costs)
+    fitted = codec.fit(frames, FORMAT, options, FitSettings(steps=5), lambda _, cost: costs.append(cost))
+    # The second encode is at another QP, and only tells what a decibel is worth.
+    assert len(costs) == 5 and costs[1] == pytest.approx(costs[0]) and costs[-1] == min(costs[0], *costs[2:])
     assert fitted.model_hash() == codec.model_hash()
     assert codec.tuning == ONE_PASS
     stream, seen = _streamed(fitted, frames, options)
