@@ -33,9 +33,10 @@ if TYPE_CHECKING:
 # QPs that an intra frame's boost is changed by, and how references and QPs come in turn: (period, boosts).
 _INTRA = (-12, -8, -4, 0, 4, 8, 12)
 _TURNS: tuple[tuple[int, tuple[int, ...]], ...] = (
-    (4, (0,)), (2, (1, -1)), (2, (3, 0, 2, 0)), (2, (4, 0, 3, 0)),
+    (8, (0,)), (4, (0,)), (2, (1, -1)), (4, (4, -1, 2, -1)), (4, (5, -1, 2, -1)), (8, (5, -1, 1, -1, 3, -1, 1, -1)),
 )  # fmt: skip
-_FIRST_GUESS = _INTRA.index(-4), 2  # places in the two, tried after the model's own
+_OWN = _INTRA.index(0), 1  # places in the two
+_FIRST_GUESS = _INTRA.index(-4), 4
 _QP_STEP = 2  # from one encode to the one that tells what a decibel is worth
 _USUAL_WORTH = 0.2  # logarithm of bits a decibel of PSNR-YUV, where too few steps are allowed to see it
 _LUMA_SHARE = psnr_yuv(1, 0, 0)
@@ -130,21 +131,20 @@ class _Search:
         codec = self.video.codec
         if not steps:
             return ONE_PASS
-        own = _INTRA.index(0), 0
-        first = self.video.code(_tuning(codec, own))
-        costs = {own: self.tell(first)}
+        first = self.video.code(_tuning(codec, _OWN))
+        costs = {_OWN: self.tell(first)}
         left = steps - 1
         if left > 1:
-            self._see_worth(first, own)
+            self._see_worth(first)
             left -= 1
         for _, place in zip(range(left), _places(costs), strict=False):
             costs[place] = self.tell(self.video.code(_tuning(codec, place)))
         return _tuning(codec, min(costs, key=costs.__getitem__))
 
-    def _see_worth(self, first: _Outcome, own: tuple[int, int]) -> None:
+    def _see_worth(self, first: _Outcome) -> None:
         qp = int(self.video.options.qp)
         qp += _QP_STEP if qp < LOSSLESS_QP / 2 else -_QP_STEP
-        other = self.video.code(_tuning(self.video.codec, own), qp=qp)
+        other = self.video.code(_tuning(self.video.codec, _OWN), qp=qp)
         if (other.quality - first.quality) * (other.bits - first.bits) > 0:
             self.worth = math.log(other.bits / first.bits) / (other.quality - first.quality)
         self.tell(other)
