@@ -6,6 +6,7 @@ one clip of its whole length, so that nothing short is lost altogether.
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -16,7 +17,7 @@ from codec.errors import VideoError
 from codec.frames import Frame
 from pipeline.curation import Bars, find_bars, perceptual_hash, reason_to_drop
 from pipeline.ingest_calls import Curation
-from pipeline.shots import LOOKAHEAD, ShotCutDetector
+from pipeline.shots import ShotCutDetector
 
 _SAMPLED_ROWS = 8  # every eighth row is looked at
 
@@ -52,7 +53,7 @@ class Geometry:
 @dataclass(frozen=True)
 class Clip:
     """A finished clip. array: uint8, I420 planes stacked (T, H*3/2, W) with H and W even, or RGB (T, H, W, 3); it is
-    only valid until the next frame comes. motion, sharpness, brightness, phash: as in the manifest; bars: what was
+    only valid until the next frame comes, or where `room` says. motion, sharpness, brightness, phash: as in the manifest; bars: what was
     trimmed off; dropped: the rule that leaves it out, or ""."""
 
     array: NDArray[np.uint8]
@@ -65,8 +66,12 @@ class Clip:
     dropped: str = ""
 
 
+def _own_memory(shape: tuple[int, ...]) -> NDArray[np.uint8]:
+    return np.empty(shape, np.uint8)
+
+
 class ClipCutter:
-    """Feed pictures (Frames, or RGB arrays); hands each finished clip to `on_clip`."""
+    """Feed pictures (Frames, or RGB arrays); hands each finished clip to `on_clip`. `room` gives memory for a clip."""
 
     def __init__(
         self,
@@ -75,20 +80,20 @@ class ClipCutter:
         rgb: bool,
         on_clip: Callable[[Clip], None],
         curation: Curation = Curation(),
+        room: Callable[[tuple[int, ...]], NDArray[np.uint8]] = _own_memory,
     ) -> None:
         self._geometry, self._clip_frames, self._rgb, self._on_clip = geometry, clip_frames, rgb, on_clip
-        self._curation = curation
-        g, slots = geometry, clip_frames + LOOKAHEAD
+        self._curation, self._room = curation, room
+        g = geometry
         if rgb:
-            shape: tuple[int, ...] = (slots, g.height, g.width, 3)
+            self._shape: tuple[int, ...] = (clip_frames, g.height, g.width, 3)
         else:
-            shape = (slots, (g.height + g.height % 2) * 3 // 2, g.width + g.width % 2)
-        # The clip so far, then the frames whose place in a shot is not known yet. Pictures are put here as they come,
-        # while the processor's caches hold them.
-        self._buffer = np.empty(shape, np.uint8)
-        self._slots = [frame if rgb else Slot.of(frame) for frame in self._buffer]
-        self._filled = self._waiting = 0
-        self._steps: list[float] = []  # of the clip's and the waiting frames
+            self._shape = (clip_frames, (g.height + g.height % 2) * 3 // 2, g.width + g.width % 2)
+        self._array: NDArray[np.uint8] | None = None  # the clip so far, `_filled` frames of it
+        self._planes: Planes | None = None
+        self._filled = 0
+        self._steps: list[float] = []  # of the clip's frames
+        self._waiting: deque[tuple[Frame | NDArray[np.uint8], float]] = deque()  # not known yet where they belong
         self._shot_has_clip = False
         self._detector = ShotCutDetector()
         self._next = 0  # index of the first waiting frame
@@ -96,12 +101,9 @@ class ClipCutter:
         self.frames = 0
 
     def push(self, picture: Frame | NDArray[np.uint8]) -> None:
-        """Take the next picture, which is copied; its place in a shot is known a few frames later."""
-        luma = picture.y if isinstance(picture, Frame) else picture[..., 1]
-        self._cuts.update(self._detector.push(luma))
-        _place(picture, self._geometry, self._slots[self._filled + self._waiting])
-        self._steps.append(self._detector.last_step)
-        self._waiting += 1
+        """Take the next picture, which must not change any more; its place in a shot is known a few frames later."""
+        self._cuts.update(self._detector.push(picture.y if isinstance(picture, Frame) else picture[..., 1]))
+        self._waiting.append((picture, self._detector.last_step))
         self.frames += 1
         while self._next < self._detector.judged:
             self._take()
@@ -117,7 +119,12 @@ class ClipCutter:
         if self._next in self._cuts:
             self._cuts.remove(self._next)
             self._end_shot()
-        self._waiting -= 1
+        picture, step = self._waiting.popleft()
+        if self._array is None:
+            self._array = self._room(self._shape)
+            self._planes = None if self._rgb else Planes.of(self._array)
+        _place(picture, self._geometry, self._planes or self._array, self._filled)
+        self._steps.append(step)
         self._filled += 1
         self._next += 1
         if self._filled == self._clip_frames:
@@ -126,21 +133,16 @@ class ClipCutter:
     def _end_shot(self) -> None:
         if self._filled and not self._shot_has_clip:
             self._hand_out()
-        self._forget()
+        self._filled = 0
+        self._steps.clear()
         self._shot_has_clip = False
 
-    def _forget(self) -> None:
-        """Drop the clip's frames; those that wait are the first of the next."""
-        if self._filled:
-            for place in range(self._waiting):
-                self._buffer[place] = self._buffer[self._filled + place]
-            del self._steps[: self._filled]
-            self._filled = 0
-
     def _hand_out(self) -> None:
-        self._on_clip(self._clip(self._buffer[: self._filled], self._steps[1 : self._filled]))
+        assert self._array is not None
+        self._on_clip(self._clip(self._array[: self._filled], self._steps[1:]))
         self._shot_has_clip = True
-        self._forget()
+        self._array, self._planes, self._filled = None, None, 0
+        self._steps.clear()
 
     def _clip(self, array: NDArray[np.uint8], steps: list[float]) -> Clip:
         motion = float(np.mean(steps)) if steps else 0.0
@@ -160,18 +162,19 @@ class ClipCutter:
 
 
 @dataclass(frozen=True)
-class Slot:
-    """Views of the planes of one frame of a clip's I420 buffer: y (H, W), chroma U and V (H/2, W/2)."""
+class Planes:
+    """Views of the planes of an I420 clip: y (T, H, W), u and v (T, H/2, W/2)."""
 
     y: NDArray[np.uint8]
-    chroma: tuple[NDArray[np.uint8], NDArray[np.uint8]]
+    u: NDArray[np.uint8]
+    v: NDArray[np.uint8]
 
     @staticmethod
-    def of(frame: NDArray[np.uint8]) -> Slot:
-        """frame: (H*3/2, W)."""
-        width, height = frame.shape[1], frame.shape[0] * 2 // 3
-        u, v = frame[height:].reshape(2, height // 2, width // 2)
-        return Slot(frame[:height], (u, v))
+    def of(array: NDArray[np.uint8]) -> Planes:
+        """array: (T, H*3/2, W), its frames contiguous."""
+        frames, height, width = len(array), array.shape[1] * 2 // 3, array.shape[2]
+        chroma = array[:, height:].reshape(frames, 2, height // 2, width // 2)
+        return Planes(array[:, :height], chroma[:, 0], chroma[:, 1])
 
 
 def trimmed(array: NDArray[np.uint8], bars: Bars, rgb: bool) -> NDArray[np.uint8]:
@@ -181,28 +184,28 @@ def trimmed(array: NDArray[np.uint8], bars: Bars, rgb: bool) -> NDArray[np.uint8
         return array[:, top : array.shape[1] - bottom, left : array.shape[2] - right].copy()
     height, width = array.shape[1] * 2 // 3 - top - bottom, array.shape[2] - left - right
     smaller = np.empty((len(array), height * 3 // 2, width), np.uint8)
-    for old, new in zip(map(Slot.of, array), map(Slot.of, smaller), strict=True):
-        new.y[...] = old.y[top : top + height, left : left + width]
-        for before, after in zip(old.chroma, new.chroma, strict=True):
-            after[...] = before[top // 2 :, left // 2 :][: height // 2, : width // 2]
+    old, new = Planes.of(array), Planes.of(smaller)
+    new.y[...] = old.y[:, top : top + height, left : left + width]
+    for before, after in ((old.u, new.u), (old.v, new.v)):
+        after[...] = before[:, top // 2 :, left // 2 :][:, : height // 2, : width // 2]
     return smaller
 
 
-def _place(picture: Frame | NDArray[np.uint8], g: Geometry, out: Slot | NDArray[np.uint8]) -> None:
-    """Downscale, crop, pad by edge and store one picture."""
-    if not isinstance(picture, Frame) or not isinstance(out, Slot):
+def _place(picture: Frame | NDArray[np.uint8], g: Geometry, out: Planes | NDArray[np.uint8], t: int) -> None:
+    """Downscale, crop, pad by edge and store one picture as frame `t`."""
+    if not isinstance(picture, Frame) or not isinstance(out, Planes):
         assert isinstance(picture, np.ndarray) and isinstance(out, np.ndarray)
-        out[...] = _window(picture, g.x, g.y, g.width, g.height, g.downscale)
+        out[t] = _window(picture, g.x, g.y, g.width, g.height, g.downscale)
         return
-    height, width = out.y.shape
-    out.y[: g.height, : g.width] = _window(picture.y, g.x, g.y, g.width, g.height, g.downscale)
+    height, width = out.y.shape[1:]
+    out.y[t, : g.height, : g.width] = _window(picture.y, g.x, g.y, g.width, g.height, g.downscale)
     if width > g.width:
-        out.y[:, -1] = out.y[:, -2] if width > 1 else 0
+        out.y[t, :, -1] = out.y[t, :, -2] if width > 1 else 0
     if height > g.height:
-        out.y[-1] = out.y[-2]
+        out.y[t, -1] = out.y[t, -2]
     x, y, height, width = g.x // 2, g.y // 2, height // 2, width // 2
-    out.chroma[0][...] = _window(picture.u, x, y, width, height, g.downscale)
-    out.chroma[1][...] = _window(picture.v, x, y, width, height, g.downscale)
+    out.u[t] = _window(picture.u, x, y, width, height, g.downscale)
+    out.v[t] = _window(picture.v, x, y, width, height, g.downscale)
 
 
 def _window(plane: NDArray[np.uint8], x: int, y: int, width: int, height: int, scale: int) -> NDArray[np.uint8]:

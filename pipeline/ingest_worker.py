@@ -13,9 +13,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 from blake3 import blake3
+from numpy.typing import NDArray
 
 from codec.errors import UsageError, VideoError
 from pipeline.clips import Clip, ClipCutter, Geometry
@@ -171,8 +173,12 @@ class IngestWorker:
             with blaming_store(self._store):
                 writer.add(key, clip.array, facts)
 
+        def room(shape: tuple[int, ...]) -> NDArray[np.uint8]:
+            with blaming_store(self._store):
+                return writer.room(shape)
+
         try:
-            cutter = ClipCutter(geometry, settings.clip_frames, rgb, keep, settings.curation)
+            cutter = ClipCutter(geometry, settings.clip_frames, rgb, keep, settings.curation, room)
             for picture in source.rgb() if isinstance(source, DecordSource) or rgb else source.views():
                 cutter.push(picture)
                 self._beat()

@@ -1,6 +1,7 @@
 """Shards: WebDataset tars (`<key>.npy` beside `<key>.json`), plain USTAR, that get their names only when whole.
 
-Members are written straight from the clip's buffer with headers by `tarfile`, without the copies that `addfile` makes.
+A clip is put together right where it goes to the disk from: `room` gives the memory, `add` puts the headers around it.
+The array comes before the JSON, so that its place is known before there are facts.
 """
 
 from __future__ import annotations
@@ -8,9 +9,11 @@ from __future__ import annotations
 import errno
 import io
 import json
+import math
 import tarfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -58,19 +61,31 @@ class ShardWriter:
         self._handle: DirectFile | None = None
         self._rows: list[dict[str, Any]] = []
 
+    def room(self, shape: tuple[int, ...]) -> NDArray[np.uint8]:
+        """Memory for the next clip, uint8 of this shape. `add` takes it, or its first frames, without a copy.
+
+        It is the writer's: void after `add` and `commit`. Raises MemoryError where there is none.
+        """
+        size = math.prod(shape)
+        handle = self._open_for(size)
+        return np.frombuffer(handle.room(_LEAD + size), np.uint8, size, _LEAD).reshape(shape)
+
     def add(self, key: str, array: NDArray[np.uint8], facts: dict[str, Any]) -> dict[str, Any]:
         """Append a sample: uint8 array of any shape, and facts for its JSON. Gives the growing manifest row."""
-        handle = self._handle
-        if handle is None or handle.tell() + array.nbytes > SHARD_BYTES:
-            handle = self._next()
-        head = io.BytesIO()
-        np.lib.format.write_array_header_1_0(head, np.lib.format.header_data_from_array_1_0(array))
-        header = head.getvalue()
-        body = np.ascontiguousarray(array).data.cast("B")
-        row = {"clip_id": blake3(header).update(body).hexdigest(), "key": key, **facts}
-        _write_member(handle, f"{key}.json", json.dumps(row, sort_keys=True).encode())
-        offset = _write_member(handle, f"{key}.npy", header, body)
-        row |= {"shard": self._parts[-1][1], "offset": offset, "length": len(header) + len(body)}
+        handle = self._open_for(array.nbytes)
+        header, body = _npy_header(array.shape), np.ascontiguousarray(array).reshape(-1)
+        row = {"clip_id": blake3(header).update(body.data).hexdigest(), "key": key, **facts}
+        length = len(header) + len(body)
+        head = _tar_header(f"{key}.npy", length) + header
+        member = np.frombuffer(handle.room(len(head) + len(body)), np.uint8)
+        if member[len(head) :].ctypes.data != body.ctypes.data:  # else it was made in the room
+            member[len(head) :] = body
+        member[: len(head)] = np.frombuffer(head, np.uint8)
+        offset = handle.tell() + tarfile.BLOCKSIZE
+        handle.advance(len(member))
+        text = json.dumps(row, sort_keys=True).encode()
+        handle.write(_padding(length) + _tar_header(f"{key}.json", len(text)) + text + _padding(len(text)))
+        row |= {"shard": self._parts[-1][1], "offset": offset, "length": length}
         self._rows.append(row)
         return row
 
@@ -93,11 +108,13 @@ class ShardWriter:
         for temporary, _ in self._parts:
             self._folder.discard(temporary)
 
-    def _next(self) -> DirectFile:
-        self._finish()
-        final = f"{self._name}-{len(self._parts):04d}.tar"
-        self._parts.append((self._folder.scratch(f"{_FOLDER}/{final}"), final))
-        self._handle = DirectFile(self._parts[-1][0])
+    def _open_for(self, size: int) -> DirectFile:
+        """The shard that has place for an array of `size` bytes."""
+        if self._handle is None or self._handle.tell() + size > SHARD_BYTES:
+            self._finish()
+            final = f"{self._name}-{len(self._parts):04d}.tar"
+            self._parts.append((self._folder.scratch(f"{_FOLDER}/{final}"), final))
+            self._handle = DirectFile(self._parts[-1][0])
         return self._handle
 
     def _finish(self) -> None:
@@ -105,6 +122,9 @@ class ShardWriter:
             return
         handle, self._handle = self._handle, None
         try:
+            if handle.tell() == 0:  # there was a room, but no clip in the end
+                self._folder.discard(self._parts.pop()[0])
+                return
             blocks = handle.tell() + 2 * tarfile.BLOCKSIZE
             handle.write(b"\0" * (2 * tarfile.BLOCKSIZE + -blocks % tarfile.RECORDSIZE))
             handle.finish()
@@ -112,12 +132,21 @@ class ShardWriter:
             handle.close()
 
 
-def _write_member(handle: DirectFile, name: str, *pieces: bytes | memoryview) -> int:
-    """Append a member; gives the place of its first byte."""
+@lru_cache(64)
+def _npy_header(shape: tuple[int, ...]) -> bytes:
+    head = io.BytesIO()
+    np.lib.format.write_array_header_1_0(head, {"descr": "|u1", "fortran_order": False, "shape": shape})
+    return head.getvalue()
+
+
+_LEAD = tarfile.BLOCKSIZE + len(_npy_header((16, 360, 426)))  # the headers before an array; in fact always as long
+
+
+def _tar_header(name: str, size: int) -> bytes:
     info = tarfile.TarInfo(name)
-    info.size = sum(len(piece) for piece in pieces)
-    info.mode = 0o444
-    place = handle.tell() + tarfile.BLOCKSIZE
-    for piece in (info.tobuf(tarfile.USTAR_FORMAT), *pieces, b"\0" * (-info.size % tarfile.BLOCKSIZE)):
-        handle.write(piece)
-    return place
+    info.size, info.mode = size, 0o444
+    return info.tobuf(tarfile.USTAR_FORMAT)
+
+
+def _padding(size: int) -> bytes:
+    return b"\0" * (-size % tarfile.BLOCKSIZE)
