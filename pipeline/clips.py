@@ -102,10 +102,11 @@ class ClipCutter:
 
     def push(self, picture: Frame | NDArray[np.uint8]) -> None:
         """Take the next picture, which must not change any more; its place in a shot is known a few frames later."""
-        self._cuts.update(self._detector.push(picture.y if isinstance(picture, Frame) else picture[..., 1]))
-        self._waiting.append((picture, self._detector.last_step))
+        detector = self._detector
+        self._cuts.update(detector.push(picture.y if isinstance(picture, Frame) else picture[..., 1]))
+        self._waiting.append((picture, detector.last_step))
         self.frames += 1
-        while self._next < self._detector.judged:
+        while self._next < detector.judged:
             self._take()
 
     def finish(self) -> None:

@@ -105,8 +105,17 @@ class VideoSource:
 
     def views(self) -> Iterator[Frame]:
         """As iteration, but planes may be strided views of the decoder's own buffers: read them, never write."""
+        if not self._as_stored:
+            yield from map(self._to_frame, self._pictures())
+            return
+        luma, chroma = (self._height, self._width), ((self._height + 1) // 2, (self._width + 1) // 2)
         for picture in self._pictures():
-            yield self._to_frame(picture)
+            y, u, v = picture.planes
+            yield Frame(
+                np.ndarray(luma, np.uint8, y, 0, (y.line_size, 1)),
+                np.ndarray(chroma, np.uint8, u, 0, (u.line_size, 1)),
+                np.ndarray(chroma, np.uint8, v, 0, (v.line_size, 1)),
+            )
 
     def rgb(self) -> Iterator[NDArray[np.uint8]]:
         """The frames as RGB, each (H, W, 3) uint8 full range, rotation applied."""
@@ -215,8 +224,6 @@ class VideoSource:
         return 0
 
     def _to_frame(self, picture: VideoFrame) -> Frame:
-        if self._as_stored:
-            return Frame(*(_plane(plane) for plane in picture.planes))
         if self._stored_rgb:
             rgb = _reformat(picture, "rgb24", dst_color_range=_FULL).to_ndarray()
             return rgb_to_frame(np.rot90(rgb, self._turns), self.format.matrix, self.format.full_range)

@@ -14,7 +14,6 @@ from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.dataset as pd
 import pyarrow.json as pj
 import pyarrow.parquet as pq
 
@@ -171,9 +170,10 @@ def write_fragment(store: Store, name: str, rows: list[dict[str, Any]], schema: 
     # Through JSON, because Table.from_pylist loads pandas, which costs each ingest worker more than its first video.
     lines = "\n".join(json.dumps(row) for row in rows).encode()
     options = pj.ParseOptions(explicit_schema=schema, unexpected_field_behavior="error")
-    table = pj.read_json(pa.BufferReader(lines), parse_options=options) if rows else schema.empty_table()
+    single = pj.ReadOptions(use_threads=False)
+    table = pj.read_json(pa.BufferReader(lines), single, options) if rows else schema.empty_table()
     buffer = pa.BufferOutputStream()
-    pq.write_table(table.select(schema.names).cast(schema), buffer)
+    pq.write_table(table.select(schema.names), buffer)
     open_store_folder(store).write(f"{name}.parquet", buffer.getvalue().to_pybytes())
 
 
@@ -183,6 +183,8 @@ def _read(
     """Read Parquet files of the store; columns that a file does not have are null."""
     if not names:
         return pa.schema([schema.field(name) for name in columns]).empty_table()
+    import pyarrow.dataset as pd  # loads pandas, which ingest workers would wait for
+
     filesystem, root = folder.arrow()
     try:
         files = pd.dataset([f"{root}/{name}" for name in names], schema=schema, format="parquet", filesystem=filesystem)

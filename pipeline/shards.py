@@ -142,10 +142,19 @@ def _npy_header(shape: tuple[int, ...]) -> bytes:
 _LEAD = tarfile.BLOCKSIZE + len(_npy_header((16, 360, 426)))  # the headers before an array; in fact always as long
 
 
+_MEMBER = tarfile.TarInfo()
+_MEMBER.mode = 0o444
+_BARE_HEADER = _MEMBER.tobuf(tarfile.USTAR_FORMAT)
+
+
 def _tar_header(name: str, size: int) -> bytes:
-    info = tarfile.TarInfo(name)
-    info.size, info.mode = size, 0o444
-    return info.tobuf(tarfile.USTAR_FORMAT)
+    """The header that `tarfile` makes, from a filled-in form. name: ASCII, less than 100 characters."""
+    header = bytearray(_BARE_HEADER)
+    header[: len(name)] = name.encode("ascii")
+    header[124:135] = b"%011o" % size
+    header[148:155] = b" " * 7
+    header[148:155] = b"%06o\0" % sum(header)
+    return bytes(header)
 
 
 def _padding(size: int) -> bytes:
