@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -53,7 +54,7 @@ class Geometry:
 @dataclass(frozen=True)
 class Clip:
     """A finished clip. array: uint8, I420 planes stacked (T, H*3/2, W) with H and W even, or RGB (T, H, W, 3); it is
-    only valid until the next frame comes, or where `room` says. motion, sharpness, brightness, phash: as in the manifest; bars: what was
+    only valid until the next frame comes. motion, sharpness, brightness, phash: as in the manifest; bars: what was
     trimmed off; dropped: the rule that leaves it out, or ""."""
 
     array: NDArray[np.uint8]
@@ -66,12 +67,28 @@ class Clip:
     dropped: str = ""
 
 
-def _own_memory(shape: tuple[int, ...]) -> NDArray[np.uint8]:
-    return np.empty(shape, np.uint8)
+class ClipMemory(Protocol):
+    """Where clips are made."""
+
+    def room(self, shape: tuple[int, ...]) -> NDArray[np.uint8]:
+        """Memory for the next clip, uint8 of this shape. Asked for again, it may be the same."""
+
+    def settle(self, frames: int) -> None:
+        """The first frames of the room, so many, are as they stay."""
+
+
+class FreshMemory:
+    """A new array for every clip."""
+
+    def room(self, shape: tuple[int, ...]) -> NDArray[np.uint8]:
+        return np.empty(shape, np.uint8)
+
+    def settle(self, frames: int) -> None:
+        return
 
 
 class ClipCutter:
-    """Feed pictures (Frames, or RGB arrays); hands each finished clip to `on_clip`. `room` gives memory for a clip."""
+    """Feed pictures (Frames, or RGB arrays); makes each clip in a room of `memory` and hands it to `on_clip`."""
 
     def __init__(
         self,
@@ -80,20 +97,24 @@ class ClipCutter:
         rgb: bool,
         on_clip: Callable[[Clip], None],
         curation: Curation = Curation(),
-        room: Callable[[tuple[int, ...]], NDArray[np.uint8]] = _own_memory,
+        memory: ClipMemory = FreshMemory(),
     ) -> None:
         self._geometry, self._clip_frames, self._rgb, self._on_clip = geometry, clip_frames, rgb, on_clip
-        self._curation, self._room = curation, room
+        self._curation, self._memory = curation, memory
         g = geometry
         if rgb:
             self._shape: tuple[int, ...] = (clip_frames, g.height, g.width, 3)
         else:
             self._shape = (clip_frames, (g.height + g.height % 2) * 3 // 2, g.width + g.width % 2)
+        self._luma, self._chroma = _window(g, 1), _window(g, 2)
         self._array: NDArray[np.uint8] | None = None  # the clip so far, `_filled` frames of it
         self._planes: Planes | None = None
         self._filled = 0
         self._steps: list[float] = []  # of the clip's frames
-        self._waiting: deque[tuple[Frame | NDArray[np.uint8], float]] = deque()  # not known yet where they belong
+        # Pictures whose place in a shot is not known yet. The first `_placed` of them lie behind the clip's frames
+        # already, copied while the processor's caches held them; after a cut they are copied once more.
+        self._waiting: deque[tuple[Frame | NDArray[np.uint8], float]] = deque()
+        self._placed = 0
         self._shot_has_clip = False
         self._detector = ShotCutDetector()
         self._next = 0  # index of the first waiting frame
@@ -102,7 +123,10 @@ class ClipCutter:
 
     def push(self, picture: Frame | NDArray[np.uint8]) -> None:
         """Take the next picture, which must not change any more; its place in a shot is known a few frames later."""
-        detector = self._detector
+        detector, place = self._detector, self._filled + len(self._waiting)
+        if place < self._clip_frames and self._placed == len(self._waiting):
+            self._place(picture, place)
+            self._placed += 1
         self._cuts.update(detector.push(picture.y if isinstance(picture, Frame) else picture[..., 1]))
         self._waiting.append((picture, detector.last_step))
         self.frames += 1
@@ -121,29 +145,49 @@ class ClipCutter:
             self._cuts.remove(self._next)
             self._end_shot()
         picture, step = self._waiting.popleft()
-        if self._array is None:
-            self._array = self._room(self._shape)
-            self._planes = None if self._rgb else Planes.of(self._array)
-        _place(picture, self._geometry, self._planes or self._array, self._filled)
+        if self._placed:
+            self._placed -= 1
+        else:
+            self._place(picture, self._filled)
         self._steps.append(step)
         self._filled += 1
         self._next += 1
+        self._memory.settle(self._filled)
         if self._filled == self._clip_frames:
             self._hand_out()
+
+    def _place(self, picture: Frame | NDArray[np.uint8], t: int) -> None:
+        """Downscale, crop, pad by edge and store one picture as frame `t` of the clip."""
+        if self._array is None:
+            self._array = self._memory.room(self._shape)
+            self._planes = None if self._rgb else Planes.of(self._array, self._geometry)
+        scale, planes = self._geometry.downscale, self._planes
+        if isinstance(picture, Frame):
+            assert planes is not None
+            planes.picture[t] = _reduced(picture.y[self._luma], scale)
+            planes.u[t] = _reduced(picture.u[self._chroma], scale)
+            planes.v[t] = _reduced(picture.v[self._chroma], scale)
+            if planes.y.shape != planes.picture.shape:
+                _pad(planes.y[t], self._geometry)
+        else:
+            self._array[t] = _reduced(picture[self._luma], scale)
 
     def _end_shot(self) -> None:
         if self._filled and not self._shot_has_clip:
             self._hand_out()
-        self._filled = 0
-        self._steps.clear()
+        self._begin_clip()
         self._shot_has_clip = False
 
     def _hand_out(self) -> None:
         assert self._array is not None
         self._on_clip(self._clip(self._array[: self._filled], self._steps[1:]))
         self._shot_has_clip = True
-        self._array, self._planes, self._filled = None, None, 0
-        self._steps.clear()
+        self._begin_clip()
+
+    def _begin_clip(self) -> None:
+        if self._filled:
+            self._array, self._planes, self._filled, self._placed = None, None, 0, 0
+            self._steps.clear()
 
     def _clip(self, array: NDArray[np.uint8], steps: list[float]) -> Clip:
         motion = float(np.mean(steps)) if steps else 0.0
@@ -164,18 +208,20 @@ class ClipCutter:
 
 @dataclass(frozen=True)
 class Planes:
-    """Views of the planes of an I420 clip: y (T, H, W), u and v (T, H/2, W/2)."""
+    """Views of the planes of an I420 clip: y (T, H, W), u and v (T, H/2, W/2); picture: y without what is padded."""
 
     y: NDArray[np.uint8]
     u: NDArray[np.uint8]
     v: NDArray[np.uint8]
+    picture: NDArray[np.uint8]
 
     @staticmethod
-    def of(array: NDArray[np.uint8]) -> Planes:
-        """array: (T, H*3/2, W), its frames contiguous."""
+    def of(array: NDArray[np.uint8], g: Geometry | None = None) -> Planes:
+        """array: (T, H*3/2, W), its frames contiguous. g: where the picture may have an odd size."""
         frames, height, width = len(array), array.shape[1] * 2 // 3, array.shape[2]
         chroma = array[:, height:].reshape(frames, 2, height // 2, width // 2)
-        return Planes(array[:, :height], chroma[:, 0], chroma[:, 1])
+        luma = array[:, :height]
+        return Planes(luma, chroma[:, 0], chroma[:, 1], luma[:, : g.height, : g.width] if g else luma)
 
 
 def trimmed(array: NDArray[np.uint8], bars: Bars, rgb: bool) -> NDArray[np.uint8]:
@@ -192,26 +238,23 @@ def trimmed(array: NDArray[np.uint8], bars: Bars, rgb: bool) -> NDArray[np.uint8
     return smaller
 
 
-def _place(picture: Frame | NDArray[np.uint8], g: Geometry, out: Planes | NDArray[np.uint8], t: int) -> None:
-    """Downscale, crop, pad by edge and store one picture as frame `t`."""
-    if not isinstance(picture, Frame) or not isinstance(out, Planes):
-        assert isinstance(picture, np.ndarray) and isinstance(out, np.ndarray)
-        out[t] = _window(picture, g.x, g.y, g.width, g.height, g.downscale)
-        return
-    height, width = out.y.shape[1:]
-    out.y[t, : g.height, : g.width] = _window(picture.y, g.x, g.y, g.width, g.height, g.downscale)
-    if width > g.width:
-        out.y[t, :, -1] = out.y[t, :, -2] if width > 1 else 0
-    if height > g.height:
-        out.y[t, -1] = out.y[t, -2]
-    x, y, height, width = g.x // 2, g.y // 2, height // 2, width // 2
-    out.u[t] = _window(picture.u, x, y, width, height, g.downscale)
-    out.v[t] = _window(picture.v, x, y, width, height, g.downscale)
+def _pad(luma: NDArray[np.uint8], g: Geometry) -> None:
+    """Fill the column and the row beyond an odd-sized picture with its edge."""
+    if luma.shape[1] > g.width:
+        luma[:, -1] = luma[:, -2]
+    if luma.shape[0] > g.height:
+        luma[-1] = luma[-2]
 
 
-def _window(plane: NDArray[np.uint8], x: int, y: int, width: int, height: int, scale: int) -> NDArray[np.uint8]:
-    """The window (height, width) at (x, y) of a plane downscaled by area (rounded means of scale x scale samples)."""
-    part = plane[y * scale : (y + height) * scale, x * scale : (x + width) * scale]
+def _window(g: Geometry, ratio: int) -> tuple[slice, slice]:
+    """The rows and columns of a source's plane that the clip shows. ratio: 1 for luma and RGB, 2 for 4:2:0 chroma."""
+    height, width = -(-g.height // ratio), -(-g.width // ratio)
+    x, y = g.x // ratio, g.y // ratio
+    return slice(y * g.downscale, (y + height) * g.downscale), slice(x * g.downscale, (x + width) * g.downscale)
+
+
+def _reduced(part: NDArray[np.uint8], scale: int) -> NDArray[np.uint8]:
+    """A picture downscaled by area: rounded means of scale x scale samples."""
     if scale == 1:
         return part
     columns = sum((part[:, i::scale] for i in range(1, scale)), part[:, ::scale].astype(np.uint32))

@@ -13,11 +13,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 from blake3 import blake3
-from numpy.typing import NDArray
 
 from codec.errors import UsageError, VideoError
 from pipeline.clips import Clip, ClipCutter, Geometry
@@ -134,8 +132,7 @@ class IngestWorker:
         geometry = Geometry.of(fmt.width, fmt.height, settings.crop, settings.downscale)
         name = fragment_name(checksum)
         decoder, _, version = source.decoder.partition(" ")
-        with blaming_store(self._store):
-            writer = ShardWriter(self._store, name)
+        writer = ShardWriter(self._store, name)
 
         def keep(clip: Clip) -> None:
             height, width = clip.array.shape[1:3]
@@ -170,21 +167,15 @@ class IngestWorker:
             if clip.dropped:
                 writer.leave_out(key, facts | {"dropped": clip.dropped})
                 return
-            with blaming_store(self._store):
-                writer.add(key, clip.array, facts)
-
-        def room(shape: tuple[int, ...]) -> NDArray[np.uint8]:
-            with blaming_store(self._store):
-                return writer.room(shape)
+            writer.add(key, clip.array, facts)
 
         try:
-            cutter = ClipCutter(geometry, settings.clip_frames, rgb, keep, settings.curation, room)
+            cutter = ClipCutter(geometry, settings.clip_frames, rgb, keep, settings.curation, writer)
             for picture in source.rgb() if isinstance(source, DecordSource) or rgb else source.views():
                 cutter.push(picture)
                 self._beat()
             cutter.finish()
-            with blaming_store(self._store):
-                rows = writer.commit()
+            rows = writer.commit()
         except BaseException:
             writer.abort()
             raise

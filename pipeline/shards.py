@@ -27,6 +27,7 @@ from pipeline.store_folder import StoreFolder
 
 _FOLDER = "shards"
 SHARD_BYTES = 1 << 30  # a source that needs more gets several shards
+_HASHED_AT_ONCE = 1 << 20
 _NO_SPACE = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
 
@@ -51,7 +52,7 @@ class ShardWriter:
     """Writes the clips of one source into shards `<name>-0000.tar`, `<name>-0001.tar`, ...
 
     `add` or `leave_out` as often as needed, then `commit`, which gives the rows; or `abort`.
-    Raises OSError as the disk does.
+    Where the disk fails, raises StoreWriteError.
     """
 
     def __init__(self, folder: StoreFolder, name: str) -> None:
@@ -60,6 +61,8 @@ class ShardWriter:
         self._parts: list[tuple[Path, str]] = []  # temporary, final name
         self._handle: DirectFile | None = None
         self._rows: list[dict[str, Any]] = []
+        self._room = np.empty(0, np.uint8)
+        self._digest, self._hashed = blake3(), 0  # of the room's frames, so many
 
     def room(self, shape: tuple[int, ...]) -> NDArray[np.uint8]:
         """Memory for the next clip, uint8 of this shape. `add` takes it, or its first frames, without a copy.
@@ -67,18 +70,35 @@ class ShardWriter:
         It is the writer's: void after `add` and `commit`. Raises MemoryError where there is none.
         """
         size = math.prod(shape)
-        handle = self._open_for(size)
-        return np.frombuffer(handle.room(_LEAD + size), np.uint8, size, _LEAD).reshape(shape)
+        with blaming_store(self._folder):
+            view = self._open_for(size).room(_LEAD + size)
+        self._room = np.frombuffer(view, np.uint8, size, _LEAD).reshape(shape)
+        self._digest, self._hashed = blake3(_npy_header(shape)), 0
+        return self._room
+
+    def settle(self, frames: int) -> None:
+        """The first frames of the room will not change: they are hashed now, out of the processor's caches."""
+        room = self._room
+        if frames == len(room) or (frames - self._hashed) * room[0].nbytes >= _HASHED_AT_ONCE:
+            self._digest.update(room[self._hashed : frames].reshape(-1).data)
+            self._hashed = frames
 
     def add(self, key: str, array: NDArray[np.uint8], facts: dict[str, Any]) -> dict[str, Any]:
         """Append a sample: uint8 array of any shape, and facts for its JSON. Gives the growing manifest row."""
+        with blaming_store(self._folder):
+            return self._add(key, array, facts)
+
+    def _add(self, key: str, array: NDArray[np.uint8], facts: dict[str, Any]) -> dict[str, Any]:
         handle = self._open_for(array.nbytes)
         header, body = _npy_header(array.shape), np.ascontiguousarray(array).reshape(-1)
-        row = {"clip_id": blake3(header).update(body.data).hexdigest(), "key": key, **facts}
+        settled = array.shape == self._room.shape and self._hashed == len(array)
+        if not settled or body.ctypes.data != self._room.ctypes.data:
+            self._digest = blake3(header).update(body.data)
+        row = {"clip_id": self._digest.hexdigest(), "key": key, **facts}
         length = len(header) + len(body)
         head = _tar_header(f"{key}.npy", length) + header
         member = np.frombuffer(handle.room(len(head) + len(body)), np.uint8)
-        if member[len(head) :].ctypes.data != body.ctypes.data:  # else it was made in the room
+        if member[len(head) :].ctypes.data != body.ctypes.data:
             member[len(head) :] = body
         member[: len(head)] = np.frombuffer(head, np.uint8)
         offset = handle.tell() + tarfile.BLOCKSIZE
@@ -95,9 +115,10 @@ class ShardWriter:
 
     def commit(self) -> list[dict[str, Any]]:
         """Finish and sync all shards and give them their names; gives the rows."""
-        self._finish()
-        for temporary, final in self._parts:
-            self._folder.adopt(temporary, f"{_FOLDER}/{final}")
+        with blaming_store(self._folder):
+            self._finish()
+            for temporary, final in self._parts:
+                self._folder.adopt(temporary, f"{_FOLDER}/{final}")
         return self._rows
 
     def abort(self) -> None:
