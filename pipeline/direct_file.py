@@ -15,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
-_BUFFER = 16 << 20
+_BUFFER = 8 << 20
 _ALIGNMENT = 4096  # of memory, places and lengths; no disk asks for more
 _DIRECT: int = getattr(os, "O_DIRECT", 0)
 _MOST_FOR_BOTH = 512 << 20  # larger rooms get one buffer, which waits for the disk

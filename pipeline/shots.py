@@ -30,8 +30,11 @@ class ShotCutDetector:
     """
 
     def __init__(self) -> None:
-        self._window: tuple[slice, slice] | None = None
-        self._grid: NDArray[np.float32] | None = None
+        self._window: tuple[slice, slice] | None = None  # and buffers, see `_prepare`
+        self._grids: tuple[NDArray[np.float32], NDArray[np.float32]]
+        self._change: NDArray[np.float32]
+        self._flat_change: NDArray[np.float32]
+        self._ones: NDArray[np.float32]
         self._before: deque[float] = deque(maxlen=_MEMORY)
         self._waiting: deque[tuple[int, float, float]] = deque()  # frame index, step, histogram distance
         self._count = 0
@@ -41,21 +44,30 @@ class ShotCutDetector:
     def push(self, luma: NDArray[np.uint8]) -> list[int]:
         """Take the next frame's luma (H, W) uint8; gives indices of frames found to start a new shot."""
         if self._window is None:
-            self._window = _grid_of(luma)
-        # In float32 the sum below is exact (less than 2^24), and quicker than in integers.
-        grid, last = luma[self._window].astype(np.float32, order="C"), self._grid
-        if last is not None:
-            change = np.subtract(grid, last)
-            step = float(np.abs(change, out=change).ravel().dot(self._ones)) / change.size
+            self._prepare(luma)
+        grid, last = self._grids
+        self._grids = (last, grid)
+        grid[...] = luma[self._window]
+        if self._count:
+            np.subtract(grid, last, out=self._change)
+            np.abs(self._change, out=self._change)
+            step = float(self._flat_change.dot(self._ones)) / grid.size
             # Smaller steps are no cuts, whatever their histograms say.
             distance = _histogram_distance(grid, last) if step > _FLOOR else 0.0
             self._waiting.append((self._count, step, distance))
             self.last_step = step
-        else:
-            self._ones = np.ones(grid.size, np.float32)
-        self._grid = grid
         self._count += 1
         return self._judge(LOOKAHEAD)
+
+    def _prepare(self, luma: NDArray[np.uint8]) -> None:
+        """Choose a grid of about 36x64 samples; small pictures are taken whole."""
+        down, across = (max(1, side // wanted) for side, wanted in zip(luma.shape, _GRID, strict=True))
+        self._window = slice(down // 2, None, down), slice(across // 2, None, across)
+        shape = luma[self._window].shape
+        # In float32 the sum of the steps is exact (less than 2^24), and quicker than in integers.
+        self._grids = np.zeros(shape, np.float32), np.zeros(shape, np.float32)
+        self._change = np.zeros(shape, np.float32)
+        self._flat_change, self._ones = self._change.reshape(-1), np.ones(self._change.size, np.float32)
 
     def finish(self) -> list[int]:
         """Judge the last frames; gives indices as `push` does."""
@@ -76,12 +88,6 @@ class ShotCutDetector:
             self._before.append(step)
         self.judged = self._count - len(waiting)
         return cuts
-
-
-def _grid_of(luma: NDArray[np.uint8]) -> tuple[slice, slice]:
-    """Which samples make a grid of about 36x64; small pictures are taken whole."""
-    down, across = max(1, luma.shape[0] // _GRID[0]), max(1, luma.shape[1] // _GRID[1])
-    return slice(down // 2, None, down), slice(across // 2, None, across)
 
 
 def _histogram_distance(grid: NDArray[np.float32], other: NDArray[np.float32]) -> float:
