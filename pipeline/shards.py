@@ -27,7 +27,7 @@ from pipeline.store_folder import StoreFolder
 
 _FOLDER = "shards"
 SHARD_BYTES = 1 << 30  # a source that needs more gets several shards
-_HASHED_AT_ONCE = 1 << 20
+_HASHED_AT_ONCE = 3 << 17  # bytes, about
 _NO_SPACE = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
 
