@@ -196,7 +196,7 @@ class ClipCutter:
             self._steps.clear()
 
     def _clip(self, array: NDArray[np.uint8], steps: list[float]) -> Clip:
-        motion = float(np.mean(steps)) if steps else 0.0
+        motion = float(np.add.reduce(steps)) / len(steps) if steps else 0.0
         luma = array[..., 1] if self._rgb else array[:, : self._geometry.height, : self._geometry.width]
         few = [luma[t] for t in (0, len(array) // 2, len(array) - 1)]
         bars = find_bars(np.stack(few)) if self._curation.trim_bars else (0, 0, 0, 0)

@@ -88,10 +88,10 @@ class VideoSource:
         self._open()
         try:
             self._rest = self._decode()
-            self._first: VideoFrame | None = next(self._rest, None)
+            self._first: list[VideoFrame] | None = next(self._rest, None)
             if self._first is None:
                 raise VideoError(f"{path}: holds no frames")
-            self._describe(self._first)
+            self._describe(self._first[0])
         except BaseException:
             self.close()
             raise
@@ -203,7 +203,7 @@ class VideoSource:
         first, self._first = self._first, None
         width, height, name = self._width, self._height, self.pixel_format
         count, last, shortest, longest = 0, None, 1 << 62, 0
-        for picture in chain(() if first is None else (first,), self._rest):
+        for picture in chain(first or (), chain.from_iterable(self._rest)):
             if picture.width != width or picture.height != height:
                 raise VideoError(f"{self.path}: frame size changes at frame {count}; split the file there")
             if picture.format.name != name:
@@ -224,23 +224,23 @@ class VideoSource:
         if varies and not any("variable" in note for note in self.notes):
             self.notes.append("variable frame rate: frames kept by index, mean rate stated")
 
-    def _decode(self) -> Iterator[VideoFrame]:
-        """Small pictures are decoded a few at a time: who works on each finds its own code still in the caches."""
-        pictures = self._container.decode(self._stream)
-        many, batch = 1, list[VideoFrame]()
+    def _decode(self) -> Iterator[list[VideoFrame]]:
+        """One picture, then a few at a time where they are small: who works on each finds its code in the caches."""
+        pictures, many = self._container.decode(self._stream), 1
         while True:
+            batch: list[VideoFrame] = []
             failure = None
             try:
                 batch.extend(islice(pictures, many))  # what came before a failure is kept
             except (av.FFmpegError, ValueError) as error:
                 failure = error
-            yield from batch
+            if batch:
+                yield batch
             if failure is not None:
                 raise VideoError(f"{self.path}: damaged or truncated ({_reason(failure)})") from failure
             if len(batch) < many:
                 return
             many = min(_MOST_AHEAD, 1 + _BYTES_AHEAD * 2 // (3 * batch[0].width * batch[0].height))
-            batch.clear()
 
     def _promised_frames(self) -> int:
         """Frames that the container's head speaks of; 0 where it says nothing."""
