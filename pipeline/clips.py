@@ -6,8 +6,10 @@ one clip of its whole length, so that nothing short is lost altogether.
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,8 +17,11 @@ from numpy.typing import NDArray
 from codec.errors import VideoError
 from codec.frames import Frame
 from pipeline.curation import Bars, find_bars, perceptual_hash, reason_to_drop
+from pipeline.decoders import PlaneViews
 from pipeline.ingest_calls import Curation
-from pipeline.shots import LOOKAHEAD, ShotCutDetector
+from pipeline.shots import ShotCutDetector
+
+Picture = Frame | PlaneViews | NDArray[np.uint8]  # the last: RGB (H, W, 3)
 
 _SAMPLED_ROWS = 8  # every eighth row is looked at
 
@@ -65,8 +70,28 @@ class Clip:
     dropped: str = ""
 
 
+class ClipMemory(Protocol):
+    """Where clips are made."""
+
+    def room(self, shape: tuple[int, ...]) -> NDArray[np.uint8]:
+        """Memory for the next clip, uint8 of this shape. Asked for again, it may be the same."""
+
+    def settle(self, frames: int) -> None:
+        """The first frames of the room, so many, are as they stay."""
+
+
+class FreshMemory:
+    """A new array for every clip."""
+
+    def room(self, shape: tuple[int, ...]) -> NDArray[np.uint8]:
+        return np.empty(shape, np.uint8)
+
+    def settle(self, frames: int) -> None:
+        return
+
+
 class ClipCutter:
-    """Feed pictures (Frames, or RGB arrays); hands each finished clip to `on_clip`."""
+    """Feed pictures (Frames, or RGB arrays); makes each clip in a room of `memory` and hands it to `on_clip`."""
 
     def __init__(
         self,
@@ -75,35 +100,42 @@ class ClipCutter:
         rgb: bool,
         on_clip: Callable[[Clip], None],
         curation: Curation = Curation(),
+        memory: ClipMemory = FreshMemory(),
     ) -> None:
         self._geometry, self._clip_frames, self._rgb, self._on_clip = geometry, clip_frames, rgb, on_clip
-        self._curation = curation
-        g, slots = geometry, clip_frames + LOOKAHEAD
+        self._curation, self._memory = curation, memory
+        g = geometry
         if rgb:
-            shape: tuple[int, ...] = (slots, g.height, g.width, 3)
+            self._shape: tuple[int, ...] = (clip_frames, g.height, g.width, 3)
         else:
-            shape = (slots, (g.height + g.height % 2) * 3 // 2, g.width + g.width % 2)
-        # The clip so far, then the frames whose place in a shot is not known yet. Pictures are put here as they come,
-        # while the processor's caches hold them.
-        self._buffer = np.empty(shape, np.uint8)
-        self._slots = [frame if rgb else Slot.of(frame) for frame in self._buffer]
-        self._filled = self._waiting = 0
-        self._steps: list[float] = []  # of the clip's and the waiting frames
+            self._shape = (clip_frames, (g.height + g.height % 2) * 3 // 2, g.width + g.width % 2)
+        self._padded = not rgb and bool(g.width % 2 or g.height % 2)
+        self._luma, self._chroma = _window(g, 1), _window(g, 2)
+        self._array: NDArray[np.uint8] | None = None  # the clip so far, `_filled` frames of it
+        self._planes: Planes | None = None
+        self._filled = 0
+        self._steps: list[float] = []  # of the clip's frames
+        # Pictures whose place in a shot is not known yet. The first `_placed` of them lie behind the clip's frames
+        # already, copied while the processor's caches held them; after a cut they are copied once more.
+        self._waiting: deque[tuple[Picture, float]] = deque()
+        self._placed = 0
         self._shot_has_clip = False
         self._detector = ShotCutDetector()
         self._next = 0  # index of the first waiting frame
         self._cuts: set[int] = set()
         self.frames = 0
 
-    def push(self, picture: Frame | NDArray[np.uint8]) -> None:
-        """Take the next picture, which is copied; its place in a shot is known a few frames later."""
-        luma = picture.y if isinstance(picture, Frame) else picture[..., 1]
-        self._cuts.update(self._detector.push(luma))
-        _place(picture, self._geometry, self._slots[self._filled + self._waiting])
-        self._steps.append(self._detector.last_step)
-        self._waiting += 1
+    def push(self, picture: Picture) -> None:
+        """Take the next picture, which must not change any more; its place in a shot is known a few frames later."""
+        detector, place = self._detector, self._filled + len(self._waiting)
+        if place < self._clip_frames and self._placed == len(self._waiting):
+            self._place(picture, place)
+            self._placed += 1
+        if cuts := detector.push(picture[..., 1] if isinstance(picture, np.ndarray) else picture.y):
+            self._cuts.update(cuts)
+        self._waiting.append((picture, detector.last_step))
         self.frames += 1
-        while self._next < self._detector.judged:
+        while self._next < detector.judged:
             self._take()
 
     def finish(self) -> None:
@@ -117,33 +149,54 @@ class ClipCutter:
         if self._next in self._cuts:
             self._cuts.remove(self._next)
             self._end_shot()
-        self._waiting -= 1
+        picture, step = self._waiting.popleft()
+        if self._placed:
+            self._placed -= 1
+        else:
+            self._place(picture, self._filled)
+        self._steps.append(step)
         self._filled += 1
         self._next += 1
+        self._memory.settle(self._filled)
         if self._filled == self._clip_frames:
             self._hand_out()
+
+    def _place(self, picture: Picture, t: int) -> None:
+        """Downscale, crop, pad by edge and store one picture as frame `t` of the clip."""
+        if self._array is None:
+            self._array = self._memory.room(self._shape)
+            self._planes = None if self._rgb else Planes.of(self._array, self._geometry)
+        scale, planes = self._geometry.downscale, self._planes
+        if isinstance(picture, np.ndarray):
+            self._array[t] = _reduced(picture[self._luma], scale)
+            return
+        assert planes is not None
+        y, u, v = picture.y[self._luma], picture.u[self._chroma], picture.v[self._chroma]
+        if scale > 1:
+            y, u, v = (_reduced(part, scale) for part in (y, u, v))
+        planes.picture[t], planes.u[t], planes.v[t] = y, u, v
+        if self._padded:
+            _pad(planes.y[t], self._geometry)
 
     def _end_shot(self) -> None:
         if self._filled and not self._shot_has_clip:
             self._hand_out()
-        self._forget()
+        self._begin_clip()
         self._shot_has_clip = False
 
-    def _forget(self) -> None:
-        """Drop the clip's frames; those that wait are the first of the next."""
-        if self._filled:
-            for place in range(self._waiting):
-                self._buffer[place] = self._buffer[self._filled + place]
-            del self._steps[: self._filled]
-            self._filled = 0
-
     def _hand_out(self) -> None:
-        self._on_clip(self._clip(self._buffer[: self._filled], self._steps[1 : self._filled]))
+        assert self._array is not None
+        self._on_clip(self._clip(self._array[: self._filled], self._steps[1:]))
         self._shot_has_clip = True
-        self._forget()
+        self._begin_clip()
+
+    def _begin_clip(self) -> None:
+        if self._filled:
+            self._array, self._planes, self._filled, self._placed = None, None, 0, 0
+            self._steps.clear()
 
     def _clip(self, array: NDArray[np.uint8], steps: list[float]) -> Clip:
-        motion = float(np.mean(steps)) if steps else 0.0
+        motion = float(np.add.reduce(steps)) / len(steps) if steps else 0.0
         luma = array[..., 1] if self._rgb else array[:, : self._geometry.height, : self._geometry.width]
         few = [luma[t] for t in (0, len(array) // 2, len(array) - 1)]
         bars = find_bars(np.stack(few)) if self._curation.trim_bars else (0, 0, 0, 0)
@@ -151,27 +204,35 @@ class ClipCutter:
             array = trimmed(array, bars, self._rgb)
             few = [frame[bars[0] : len(frame) - bars[1], bars[2] : frame.shape[1] - bars[3]] for frame in few]
         sampled = np.stack([frame[::_SAMPLED_ROWS] for frame in few])
-        middle = sampled[1].astype(np.int16)
-        sharpness = float(np.abs(np.diff(middle, axis=1)).mean()) if middle.shape[1] > 1 else 0.0
+        right, left_of_it = sampled[1, :, 1:], sampled[1, :, :-1]
+        sharpness = _mean(np.maximum(right, left_of_it) - np.minimum(right, left_of_it)) if right.size else 0.0
         dropped = reason_to_drop(self._curation, sampled, motion)
         phash = "" if dropped else perceptual_hash(few[1:])
-        first, brightness = self._next - self._filled, float(sampled.mean())
+        first, brightness = self._next - self._filled, _mean(sampled)
         return Clip(array, first, motion, sharpness, brightness, phash, bars, dropped)
 
 
+def _mean(samples: NDArray[np.uint8]) -> float:
+    """Exact, and quicker than by way of floats."""
+    return int(np.add.reduce(samples, axis=None, dtype=np.uint64)) / samples.size
+
+
 @dataclass(frozen=True)
-class Slot:
-    """Views of the planes of one frame of a clip's I420 buffer: y (H, W), chroma U and V (H/2, W/2)."""
+class Planes:
+    """Views of the planes of an I420 clip: y (T, H, W), u and v (T, H/2, W/2); picture: y without what is padded."""
 
     y: NDArray[np.uint8]
-    chroma: tuple[NDArray[np.uint8], NDArray[np.uint8]]
+    u: NDArray[np.uint8]
+    v: NDArray[np.uint8]
+    picture: NDArray[np.uint8]
 
     @staticmethod
-    def of(frame: NDArray[np.uint8]) -> Slot:
-        """frame: (H*3/2, W)."""
-        width, height = frame.shape[1], frame.shape[0] * 2 // 3
-        u, v = frame[height:].reshape(2, height // 2, width // 2)
-        return Slot(frame[:height], (u, v))
+    def of(array: NDArray[np.uint8], g: Geometry | None = None) -> Planes:
+        """array: (T, H*3/2, W), its frames contiguous. g: where the picture may have an odd size."""
+        frames, height, width = len(array), array.shape[1] * 2 // 3, array.shape[2]
+        chroma = array[:, height:].reshape(frames, 2, height // 2, width // 2)
+        luma = array[:, :height]
+        return Planes(luma, chroma[:, 0], chroma[:, 1], luma[:, : g.height, : g.width] if g else luma)
 
 
 def trimmed(array: NDArray[np.uint8], bars: Bars, rgb: bool) -> NDArray[np.uint8]:
@@ -181,33 +242,30 @@ def trimmed(array: NDArray[np.uint8], bars: Bars, rgb: bool) -> NDArray[np.uint8
         return array[:, top : array.shape[1] - bottom, left : array.shape[2] - right].copy()
     height, width = array.shape[1] * 2 // 3 - top - bottom, array.shape[2] - left - right
     smaller = np.empty((len(array), height * 3 // 2, width), np.uint8)
-    for old, new in zip(map(Slot.of, array), map(Slot.of, smaller), strict=True):
-        new.y[...] = old.y[top : top + height, left : left + width]
-        for before, after in zip(old.chroma, new.chroma, strict=True):
-            after[...] = before[top // 2 :, left // 2 :][: height // 2, : width // 2]
+    old, new = Planes.of(array), Planes.of(smaller)
+    new.y[...] = old.y[:, top : top + height, left : left + width]
+    for before, after in ((old.u, new.u), (old.v, new.v)):
+        after[...] = before[:, top // 2 :, left // 2 :][:, : height // 2, : width // 2]
     return smaller
 
 
-def _place(picture: Frame | NDArray[np.uint8], g: Geometry, out: Slot | NDArray[np.uint8]) -> None:
-    """Downscale, crop, pad by edge and store one picture."""
-    if not isinstance(picture, Frame) or not isinstance(out, Slot):
-        assert isinstance(picture, np.ndarray) and isinstance(out, np.ndarray)
-        out[...] = _window(picture, g.x, g.y, g.width, g.height, g.downscale)
-        return
-    height, width = out.y.shape
-    out.y[: g.height, : g.width] = _window(picture.y, g.x, g.y, g.width, g.height, g.downscale)
-    if width > g.width:
-        out.y[:, -1] = out.y[:, -2] if width > 1 else 0
-    if height > g.height:
-        out.y[-1] = out.y[-2]
-    x, y, height, width = g.x // 2, g.y // 2, height // 2, width // 2
-    out.chroma[0][...] = _window(picture.u, x, y, width, height, g.downscale)
-    out.chroma[1][...] = _window(picture.v, x, y, width, height, g.downscale)
+def _pad(luma: NDArray[np.uint8], g: Geometry) -> None:
+    """Fill the column and the row beyond an odd-sized picture with its edge."""
+    if luma.shape[1] > g.width:
+        luma[:, -1] = luma[:, -2]
+    if luma.shape[0] > g.height:
+        luma[-1] = luma[-2]
 
 
-def _window(plane: NDArray[np.uint8], x: int, y: int, width: int, height: int, scale: int) -> NDArray[np.uint8]:
-    """The window (height, width) at (x, y) of a plane downscaled by area (rounded means of scale x scale samples)."""
-    part = plane[y * scale : (y + height) * scale, x * scale : (x + width) * scale]
+def _window(g: Geometry, ratio: int) -> tuple[slice, slice]:
+    """The rows and columns of a source's plane that the clip shows. ratio: 1 for luma and RGB, 2 for 4:2:0 chroma."""
+    height, width = -(-g.height // ratio), -(-g.width // ratio)
+    x, y = g.x // ratio, g.y // ratio
+    return slice(y * g.downscale, (y + height) * g.downscale), slice(x * g.downscale, (x + width) * g.downscale)
+
+
+def _reduced(part: NDArray[np.uint8], scale: int) -> NDArray[np.uint8]:
+    """A picture downscaled by area: rounded means of scale x scale samples."""
     if scale == 1:
         return part
     columns = sum((part[:, i::scale] for i in range(1, scale)), part[:, ::scale].astype(np.uint32))

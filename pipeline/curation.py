@@ -71,15 +71,13 @@ def perceptual_hash(luma: Sequence[NDArray[np.uint8]]) -> str:
 
     Coding, scaling and small shifts of level change a few bits of it.
     """
-    return np.packbits(np.concatenate([_low_frequencies(frame) for frame in luma])).tobytes().hex()
-
-
-def _low_frequencies(frame: NDArray[np.uint8]) -> NDArray[np.bool_]:
-    down, across = (max(1, side // _SAMPLES) for side in frame.shape)
-    sampled = frame[::down, ::across].astype(np.float32)
-    low = (_transform(sampled.shape[0]) @ (sampled @ _transform(sampled.shape[1]).T)).ravel()
-    low[0] = -np.inf  # the mean says nothing but how bright it is
-    return np.asarray(low > np.sort(low)[_LOW * _LOW // 2])
+    down, across = (max(1, side // _SAMPLES) for side in luma[0].shape)
+    sampled = np.stack([frame[::down, ::across] for frame in luma]).astype(np.float32)
+    height, width = sampled.shape[1:]
+    low = (_transform(height) @ (sampled @ _transform(width).T)).reshape(len(luma), -1)
+    low[:, 0] = -np.inf  # the mean says nothing but how bright it is
+    median = np.sort(low)[:, _LOW * _LOW // 2, None]
+    return np.packbits(low > median).tobytes().hex()
 
 
 @lru_cache(8)

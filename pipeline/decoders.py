@@ -8,9 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from fractions import Fraction
+from itertools import chain, islice
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, NamedTuple
 
 import av
 import numpy as np
@@ -35,6 +36,7 @@ _NATIVE = {"yuv420p", "yuvj420p"}
 _TEXT_ART = {"tty", "bin", "xbin", "adf", "idf"}  # FFmpeg "plays" text files; nobody means that
 # Where a container only promises a count or length, edit lists and rounding may honestly take this share away.
 _TOLERATED_SHARE, _TOLERATED_FRAMES = 0.1, 3
+_MOST_AHEAD, _BYTES_AHEAD = 16, 4 << 20
 
 
 def open_video(
@@ -54,6 +56,14 @@ def open_video(
     UsageError where a raw file comes without its size. The first frame is decoded before this returns.
     """
     return VideoSource(Path(path), size, pix_fmt, threads, fps)
+
+
+class PlaneViews(NamedTuple):
+    """A frame's planes, uint8, as in `Frame`, where a decoder has them."""
+
+    y: NDArray[np.uint8]
+    u: NDArray[np.uint8]
+    v: NDArray[np.uint8]
 
 
 class VideoSource:
@@ -78,10 +88,10 @@ class VideoSource:
         self._open()
         try:
             self._rest = self._decode()
-            self._first: VideoFrame | None = next(self._rest, None)
+            self._first: list[VideoFrame] | None = next(self._rest, None)
             if self._first is None:
                 raise VideoError(f"{path}: holds no frames")
-            self._describe(self._first)
+            self._describe(self._first[0])
         except BaseException:
             self.close()
             raise
@@ -100,13 +110,24 @@ class VideoSource:
     def __iter__(self) -> Iterator[Frame]:
         """Frames whose planes are contiguous and their own."""
         for view in self.views():
-            y, u, v = (np.array(plane, order="C") for plane in view.planes)
+            y, u, v = (np.array(plane, order="C") for plane in view)
             yield Frame(y, u, v)
 
-    def views(self) -> Iterator[Frame]:
+    def views(self) -> Iterator[PlaneViews]:
         """As iteration, but planes may be strided views of the decoder's own buffers: read them, never write."""
+        if not self._as_stored:
+            yield from (PlaneViews(*self._to_frame(picture).planes) for picture in self._pictures())
+            return
+        chroma_width, chroma_height = self.format.chroma_size
+        luma, chroma = (self._height, self._width), (chroma_height, chroma_width)
+        view: Any = np.ndarray  # its type stub does not know that a plane is a buffer
         for picture in self._pictures():
-            yield self._to_frame(picture)
+            y, u, v = picture.planes
+            yield PlaneViews(
+                view(luma, np.uint8, y, 0, (y.line_size, 1)),
+                view(chroma, np.uint8, u, 0, (u.line_size, 1)),
+                view(chroma, np.uint8, v, 0, (v.line_size, 1)),
+            )
 
     def rgb(self) -> Iterator[NDArray[np.uint8]]:
         """The frames as RGB, each (H, W, 3) uint8 full range, rotation applied."""
@@ -179,31 +200,47 @@ class VideoSource:
             self._open()
             self._rest = self._decode()
             self._first = next(self._rest, None)
-        clock = _Clock()
-        picture, rest, count = self._first, self._rest, 0
-        self._first = None
-        while picture is not None:
-            if (picture.width, picture.height) != (self._width, self._height):
+        first, self._first = self._first, None
+        width, height, name = self._width, self._height, self.pixel_format
+        count, last, shortest, longest = 0, None, 1 << 62, 0
+        for picture in chain(first or (), chain.from_iterable(self._rest)):
+            if picture.width != width or picture.height != height:
                 raise VideoError(f"{self.path}: frame size changes at frame {count}; split the file there")
-            if picture.format.name != self.pixel_format:
+            if picture.format.name != name:
                 raise VideoError(f"{self.path}: pixel format changes at frame {count}; split the file there")
             if picture.is_corrupt:
                 raise VideoError(f"{self.path}: damaged at frame {count}")
-            clock.tick(picture.pts)
+            time = picture.pts
+            if time is not None and last is not None and time > last:
+                step = time - last
+                shortest, longest = min(step, shortest), max(step, longest)
+            last = time
             yield picture
             count += 1
-            picture = next(rest, None)
         promised = self._promised_frames()
         if promised - count > max(_TOLERATED_FRAMES, _TOLERATED_SHARE * promised):
             raise VideoError(f"{self.path}: truncated: {count} frames of about {promised}")
-        if clock.varies and not any("variable" in note for note in self.notes):
+        varies = longest - shortest > max(2, shortest // 50)  # one tick of rounding is allowed for
+        if varies and not any("variable" in note for note in self.notes):
             self.notes.append("variable frame rate: frames kept by index, mean rate stated")
 
-    def _decode(self) -> Iterator[VideoFrame]:
-        try:
-            yield from self._container.decode(self._stream)
-        except (av.FFmpegError, ValueError) as error:
-            raise VideoError(f"{self.path}: damaged or truncated ({_reason(error)})") from error
+    def _decode(self) -> Iterator[list[VideoFrame]]:
+        """One picture, then a few at a time where they are small: who works on each finds its code in the caches."""
+        pictures, many = self._container.decode(self._stream), 1
+        while True:
+            batch: list[VideoFrame] = []
+            failure = None
+            try:
+                batch.extend(islice(pictures, many))  # what came before a failure is kept
+            except (av.FFmpegError, ValueError) as error:
+                failure = error
+            if batch:
+                yield batch
+            if failure is not None:
+                raise VideoError(f"{self.path}: damaged or truncated ({_reason(failure)})") from failure
+            if len(batch) < many:
+                return
+            many = min(_MOST_AHEAD, 1 + _BYTES_AHEAD * 2 // (3 * batch[0].width * batch[0].height))
 
     def _promised_frames(self) -> int:
         """Frames that the container's head speaks of; 0 where it says nothing."""
@@ -215,8 +252,6 @@ class VideoSource:
         return 0
 
     def _to_frame(self, picture: VideoFrame) -> Frame:
-        if self._as_stored:
-            return Frame(*(_plane(plane) for plane in picture.planes))
         if self._stored_rgb:
             rgb = _reformat(picture, "rgb24", dst_color_range=_FULL).to_ndarray()
             return rgb_to_frame(np.rot90(rgb, self._turns), self.format.matrix, self.format.full_range)
@@ -227,26 +262,6 @@ class VideoSource:
         if self._turns:
             y, u, v = (np.rot90(p, self._turns) for p in (y, u, v))
         return Frame(y, u, v)
-
-
-class _Clock:
-    """Watches presentation times for a variable frame rate; one tick of rounding is allowed for."""
-
-    def __init__(self) -> None:
-        self._last: int | None = None
-        self._shortest: int | None = None
-        self._longest = 0
-
-    def tick(self, pts: int | None) -> None:
-        if pts is not None and self._last is not None and pts > self._last:
-            step = pts - self._last
-            self._shortest = step if self._shortest is None else min(step, self._shortest)
-            self._longest = max(step, self._longest)
-        self._last = pts
-
-    @property
-    def varies(self) -> bool:
-        return self._shortest is not None and self._longest - self._shortest > max(2, self._shortest // 50)
 
 
 def _plane(plane: Any) -> NDArray[np.uint8]:

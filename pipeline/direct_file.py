@@ -1,35 +1,36 @@
 """A file written past the page cache: what is written once and read much later has no place there.
 
 Filling fresh pages costs the processor more than decoding small videos does (benchmarks/ingest_throughput.py). Data is
-gathered in one aligned buffer while a thread hands the other one to the disk. Where the file system can't do that, the
-same calls go through the cache.
+gathered in one aligned buffer, or made right there (`room`), while a thread hands the other one to the disk. Where the
+file system can't do that, the same calls go through the cache.
 """
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import fcntl
-import mmap
 import os
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
-_BUFFER = 4 << 20
+import numpy as np
+
+_BUFFER = 8 << 20
 _ALIGNMENT = 4096  # of memory, places and lengths; no disk asks for more
 _DIRECT: int = getattr(os, "O_DIRECT", 0)
-
+_MOST_FOR_BOTH = 512 << 20  # larger rooms get one buffer, which waits for the disk
+_KEPT = 64 << 20
+_SLACK = 1 << 20  # beyond a large room: what lies before and after it
 
 # Buffers of files that are closed: filling new pages costs more than writing them out.
 _spare: list[memoryview] = []
 
 
-def _aligned_buffer() -> memoryview:
-    pages = mmap.mmap(-1, _BUFFER)
-    if hasattr(mmap, "MADV_HUGEPAGE"):
-        with contextlib.suppress(OSError):  # only a matter of speed
-            pages.madvise(mmap.MADV_HUGEPAGE)
-    return memoryview(pages)
+def _aligned_buffer(size: int) -> memoryview:
+    """Of at least `size` bytes. By NumPy, which asks for huge pages and raises MemoryError."""
+    pages = np.empty(-(-size // _ALIGNMENT) * _ALIGNMENT + _ALIGNMENT, np.uint8)
+    first = -pages.ctypes.data % _ALIGNMENT
+    return pages[first : first + len(pages) - _ALIGNMENT].data
 
 
 class DirectFile:
@@ -44,7 +45,7 @@ class DirectFile:
                 raise
             path.unlink(missing_ok=True)  # some file systems make the file before they refuse
             self._descriptor = os.open(path, flags, 0o644)
-        self._buffers = [_spare.pop() if _spare else _aligned_buffer() for _ in range(2)]
+        self._buffers = [_spare.pop() if _spare else _aligned_buffer(_BUFFER) for _ in range(2)]  # filled, written
         self._filled = 0
         self._length = 0
         self._thread = ThreadPoolExecutor(1)
@@ -54,23 +55,38 @@ class DirectFile:
         """How many bytes were written."""
         return self._length
 
+    def room(self, size: int) -> memoryview:
+        """Memory for the next `size` bytes of the file, to be filled and then appended by `advance`.
+
+        Asked for again, it is the same memory. Raises MemoryError where there is none.
+        """
+        if self._filled + size > len(self._buffers[0]):
+            self._hand_over()
+            if self._filled + size > len(self._buffers[0]):
+                self._enlarge(self._filled + size + _SLACK)
+        return self._buffers[0][self._filled : self._filled + size]
+
+    def advance(self, size: int) -> None:
+        """Append the first `size` bytes of the room asked for last."""
+        self._filled += size
+        self._length += size
+
     def write(self, data: bytes | memoryview) -> None:
         """Append bytes; `data` may be changed once this returns."""
         view = memoryview(data)
-        self._length += len(view)
         while view:
-            taken = min(len(view), _BUFFER - self._filled)
+            if self._filled == len(self._buffers[0]):
+                self._hand_over()
+            taken = min(len(view), len(self._buffers[0]) - self._filled)
             self._buffers[0][self._filled : self._filled + taken] = view[:taken]
-            self._filled += taken
+            self.advance(taken)
             view = view[taken:]
-            if self._filled == _BUFFER:
-                self._hand_over(_BUFFER)
 
     def finish(self) -> None:
         """Write what is left, sync and close."""
         try:
-            self._hand_over(-(-self._filled // _ALIGNMENT) * _ALIGNMENT)
             self._wait()
+            self._write_out(self._buffers[0][: -(-self._filled // _ALIGNMENT) * _ALIGNMENT])
             os.ftruncate(self._descriptor, self._length)  # the last block was written whole
             os.fsync(self._descriptor)
         finally:
@@ -82,15 +98,30 @@ class DirectFile:
         if self._descriptor >= 0:
             os.close(self._descriptor)
             self._descriptor = -1
-            _spare.extend(self._buffers[: max(0, 2 - len(_spare))])
+            kept = [buffer for buffer in (*_spare, *self._buffers) if len(buffer) <= _KEPT]
+            _spare[:] = sorted(kept, key=len)[-2:]
             self._buffers = []
 
-    def _hand_over(self, length: int) -> None:
+    def _hand_over(self) -> None:
+        """Give the whole blocks to the disk. What is left begins the other buffer."""
+        whole = self._filled // _ALIGNMENT * _ALIGNMENT
+        rest = bytes(self._buffers[0][whole : self._filled])
         self._wait()
+        if whole:
+            self._writing = self._thread.submit(self._write_out, self._buffers[0][:whole])
         self._buffers.reverse()
-        self._filled = 0
-        if length:
-            self._writing = self._thread.submit(self._write_out, self._buffers[1][:length])
+        if len(self._buffers) == 1:
+            self._wait()
+        self._buffers[0][: len(rest)] = rest
+        self._filled = len(rest)
+
+    def _enlarge(self, size: int) -> None:
+        """Get buffers of `size` bytes, and keep the few that are in the first one."""
+        self._wait()
+        rest = bytes(self._buffers[0][: self._filled])
+        self._buffers = []
+        self._buffers = [_aligned_buffer(size) for _ in range(2 if 2 * size <= _MOST_FOR_BOTH else 1)]
+        self._buffers[0][: len(rest)] = rest
 
     def _wait(self) -> None:
         if self._writing is not None:

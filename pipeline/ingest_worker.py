@@ -132,8 +132,7 @@ class IngestWorker:
         geometry = Geometry.of(fmt.width, fmt.height, settings.crop, settings.downscale)
         name = fragment_name(checksum)
         decoder, _, version = source.decoder.partition(" ")
-        with blaming_store(self._store):
-            writer = ShardWriter(self._store, name)
+        writer = ShardWriter(self._store, name)
 
         def keep(clip: Clip) -> None:
             height, width = clip.array.shape[1:3]
@@ -168,17 +167,15 @@ class IngestWorker:
             if clip.dropped:
                 writer.leave_out(key, facts | {"dropped": clip.dropped})
                 return
-            with blaming_store(self._store):
-                writer.add(key, clip.array, facts)
+            writer.add(key, clip.array, facts)
 
         try:
-            cutter = ClipCutter(geometry, settings.clip_frames, rgb, keep, settings.curation)
+            cutter = ClipCutter(geometry, settings.clip_frames, rgb, keep, settings.curation, writer)
             for picture in source.rgb() if isinstance(source, DecordSource) or rgb else source.views():
                 cutter.push(picture)
                 self._beat()
             cutter.finish()
-            with blaming_store(self._store):
-                rows = writer.commit()
+            rows = writer.commit()
         except BaseException:
             writer.abort()
             raise

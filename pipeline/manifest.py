@@ -12,10 +12,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.dataset as pd
-import pyarrow.json as pj
 import pyarrow.parquet as pq
 
 from codec.errors import BitreelError, UsageError
@@ -168,13 +167,37 @@ def read_quarantine(store: Store) -> pa.Table:
 
 def write_fragment(store: Store, name: str, rows: list[dict[str, Any]], schema: pa.Schema) -> None:
     """Write one Parquet fragment ("manifest/…" without ending); this is the moment that commits a source."""
-    # Through JSON, because Table.from_pylist loads pandas, which costs each ingest worker more than its first video.
-    lines = "\n".join(json.dumps(row) for row in rows).encode()
-    options = pj.ParseOptions(explicit_schema=schema, unexpected_field_behavior="error")
-    table = pj.read_json(pa.BufferReader(lines), parse_options=options) if rows else schema.empty_table()
+    if unknown := set().union(*rows).difference(schema.names):
+        raise ValueError(f"{name}: no columns for {', '.join(sorted(unknown))}")
+    columns = [_column([row.get(field.name) for row in rows], field.type) for field in schema]
     buffer = pa.BufferOutputStream()
-    pq.write_table(table.select(schema.names).cast(schema), buffer)
+    pq.write_table(pa.Table.from_arrays(columns, schema=schema), buffer)
     open_store_folder(store).write(f"{name}.parquet", buffer.getvalue().to_pybytes())
+
+
+def _column(values: list[Any], kind: pa.DataType) -> pa.Array:
+    """What `pa.array` would make, which loads pandas: that costs an ingest worker more than its first video."""
+    there = [value is not None for value in values]
+    known = None if all(there) else _bits(there)
+    if pa.types.is_string(kind):
+        texts = [(value or "").encode() for value in values]
+        return pa.Array.from_buffers(kind, len(values), [known, _begins(texts), pa.py_buffer(b"".join(texts))])
+    if pa.types.is_list(kind):
+        items = _column([item for value in values for item in value or ()], kind.value_type)
+        begins = _begins([value or () for value in values])
+        return pa.Array.from_buffers(kind, len(values), [known, begins], children=[items])
+    if pa.types.is_boolean(kind):
+        return pa.Array.from_buffers(kind, len(values), [known, _bits([bool(value) for value in values])])
+    numbers = np.array([value or 0 for value in values], kind.to_pandas_dtype())
+    return pa.Array.from_buffers(kind, len(values), [known, pa.py_buffer(numbers.tobytes())])
+
+
+def _bits(values: list[bool]) -> pa.Buffer:
+    return pa.py_buffer(np.packbits(np.array(values, bool), bitorder="little").tobytes())
+
+
+def _begins(pieces: Sequence[Sequence[Any]]) -> pa.Buffer:
+    return pa.py_buffer(np.cumsum([0, *map(len, pieces)], dtype=np.int32).tobytes())
 
 
 def _read(
@@ -183,6 +206,8 @@ def _read(
     """Read Parquet files of the store; columns that a file does not have are null."""
     if not names:
         return pa.schema([schema.field(name) for name in columns]).empty_table()
+    import pyarrow.dataset as pd  # loads pandas, which ingest workers would wait for
+
     filesystem, root = folder.arrow()
     try:
         files = pd.dataset([f"{root}/{name}" for name in names], schema=schema, format="parquet", filesystem=filesystem)

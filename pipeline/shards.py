@@ -1,6 +1,7 @@
 """Shards: WebDataset tars (`<key>.npy` beside `<key>.json`), plain USTAR, that get their names only when whole.
 
-Members are written straight from the clip's buffer with headers by `tarfile`, without the copies that `addfile` makes.
+A clip is put together right where it goes to the disk from: `room` gives the memory, `add` puts the headers around it.
+The array comes before the JSON, so that its place is known before there are facts.
 """
 
 from __future__ import annotations
@@ -8,9 +9,11 @@ from __future__ import annotations
 import errno
 import io
 import json
+import math
 import tarfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +27,7 @@ from pipeline.store_folder import StoreFolder
 
 _FOLDER = "shards"
 SHARD_BYTES = 1 << 30  # a source that needs more gets several shards
+_HASHED_AT_ONCE = 3 << 17  # bytes, about
 _NO_SPACE = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
 
@@ -48,7 +52,7 @@ class ShardWriter:
     """Writes the clips of one source into shards `<name>-0000.tar`, `<name>-0001.tar`, ...
 
     `add` or `leave_out` as often as needed, then `commit`, which gives the rows; or `abort`.
-    Raises OSError as the disk does.
+    Where the disk fails, raises StoreWriteError.
     """
 
     def __init__(self, folder: StoreFolder, name: str) -> None:
@@ -57,20 +61,51 @@ class ShardWriter:
         self._parts: list[tuple[Path, str]] = []  # temporary, final name
         self._handle: DirectFile | None = None
         self._rows: list[dict[str, Any]] = []
+        self._room = np.empty(0, np.uint8)
+        self._digest, self._hashed = blake3(), 0  # of the room's frames, so many
+
+    def room(self, shape: tuple[int, ...]) -> NDArray[np.uint8]:
+        """Memory for the next clip, uint8 of this shape. `add` takes it, or its first frames, without a copy.
+
+        It is the writer's: void after `add` and `commit`. Raises MemoryError where there is none.
+        """
+        size = math.prod(shape)
+        with blaming_store(self._folder):
+            view = self._open_for(size).room(_LEAD + size)
+        self._room = np.frombuffer(view, np.uint8, size, _LEAD).reshape(shape)
+        self._digest, self._hashed = blake3(_npy_header(shape)), 0
+        return self._room
+
+    def settle(self, frames: int) -> None:
+        """The first frames of the room will not change: they are hashed now, out of the processor's caches."""
+        room = self._room
+        if frames == len(room) or (frames - self._hashed) * room[0].nbytes >= _HASHED_AT_ONCE:
+            self._digest.update(room[self._hashed : frames].reshape(-1).data)
+            self._hashed = frames
 
     def add(self, key: str, array: NDArray[np.uint8], facts: dict[str, Any]) -> dict[str, Any]:
         """Append a sample: uint8 array of any shape, and facts for its JSON. Gives the growing manifest row."""
-        handle = self._handle
-        if handle is None or handle.tell() + array.nbytes > SHARD_BYTES:
-            handle = self._next()
-        head = io.BytesIO()
-        np.lib.format.write_array_header_1_0(head, np.lib.format.header_data_from_array_1_0(array))
-        header = head.getvalue()
-        body = np.ascontiguousarray(array).data.cast("B")
-        row = {"clip_id": blake3(header).update(body).hexdigest(), "key": key, **facts}
-        _write_member(handle, f"{key}.json", json.dumps(row, sort_keys=True).encode())
-        offset = _write_member(handle, f"{key}.npy", header, body)
-        row |= {"shard": self._parts[-1][1], "offset": offset, "length": len(header) + len(body)}
+        with blaming_store(self._folder):
+            return self._add(key, array, facts)
+
+    def _add(self, key: str, array: NDArray[np.uint8], facts: dict[str, Any]) -> dict[str, Any]:
+        handle = self._open_for(array.nbytes)
+        header, body = _npy_header(array.shape), np.ascontiguousarray(array).reshape(-1)
+        settled = array.shape == self._room.shape and self._hashed == len(array)
+        if not settled or body.ctypes.data != self._room.ctypes.data:
+            self._digest = blake3(header).update(body.data)
+        row = {"clip_id": self._digest.hexdigest(), "key": key, **facts}
+        length = len(header) + len(body)
+        head = _tar_header(f"{key}.npy", length) + header
+        member = np.frombuffer(handle.room(len(head) + len(body)), np.uint8)
+        if member[len(head) :].ctypes.data != body.ctypes.data:
+            member[len(head) :] = body
+        member[: len(head)] = np.frombuffer(head, np.uint8)
+        offset = handle.tell() + tarfile.BLOCKSIZE
+        handle.advance(len(member))
+        text = json.dumps(row, sort_keys=True).encode()
+        handle.write(_padding(length) + _tar_header(f"{key}.json", len(text)) + text + _padding(len(text)))
+        row |= {"shard": self._parts[-1][1], "offset": offset, "length": length}
         self._rows.append(row)
         return row
 
@@ -80,9 +115,10 @@ class ShardWriter:
 
     def commit(self) -> list[dict[str, Any]]:
         """Finish and sync all shards and give them their names; gives the rows."""
-        self._finish()
-        for temporary, final in self._parts:
-            self._folder.adopt(temporary, f"{_FOLDER}/{final}")
+        with blaming_store(self._folder):
+            self._finish()
+            for temporary, final in self._parts:
+                self._folder.adopt(temporary, f"{_FOLDER}/{final}")
         return self._rows
 
     def abort(self) -> None:
@@ -93,11 +129,13 @@ class ShardWriter:
         for temporary, _ in self._parts:
             self._folder.discard(temporary)
 
-    def _next(self) -> DirectFile:
-        self._finish()
-        final = f"{self._name}-{len(self._parts):04d}.tar"
-        self._parts.append((self._folder.scratch(f"{_FOLDER}/{final}"), final))
-        self._handle = DirectFile(self._parts[-1][0])
+    def _open_for(self, size: int) -> DirectFile:
+        """The shard that has place for an array of `size` bytes."""
+        if self._handle is None or self._handle.tell() + size > SHARD_BYTES:
+            self._finish()
+            final = f"{self._name}-{len(self._parts):04d}.tar"
+            self._parts.append((self._folder.scratch(f"{_FOLDER}/{final}"), final))
+            self._handle = DirectFile(self._parts[-1][0])
         return self._handle
 
     def _finish(self) -> None:
@@ -105,6 +143,9 @@ class ShardWriter:
             return
         handle, self._handle = self._handle, None
         try:
+            if handle.tell() == 0:  # there was a room, but no clip in the end
+                self._folder.discard(self._parts.pop()[0])
+                return
             blocks = handle.tell() + 2 * tarfile.BLOCKSIZE
             handle.write(b"\0" * (2 * tarfile.BLOCKSIZE + -blocks % tarfile.RECORDSIZE))
             handle.finish()
@@ -112,12 +153,30 @@ class ShardWriter:
             handle.close()
 
 
-def _write_member(handle: DirectFile, name: str, *pieces: bytes | memoryview) -> int:
-    """Append a member; gives the place of its first byte."""
-    info = tarfile.TarInfo(name)
-    info.size = sum(len(piece) for piece in pieces)
-    info.mode = 0o444
-    place = handle.tell() + tarfile.BLOCKSIZE
-    for piece in (info.tobuf(tarfile.USTAR_FORMAT), *pieces, b"\0" * (-info.size % tarfile.BLOCKSIZE)):
-        handle.write(piece)
-    return place
+@lru_cache(64)
+def _npy_header(shape: tuple[int, ...]) -> bytes:
+    head = io.BytesIO()
+    np.lib.format.write_array_header_1_0(head, {"descr": "|u1", "fortran_order": False, "shape": shape})
+    return head.getvalue()
+
+
+_LEAD = tarfile.BLOCKSIZE + len(_npy_header((16, 360, 426)))  # the headers before an array; in fact always as long
+
+
+_MEMBER = tarfile.TarInfo()
+_MEMBER.mode = 0o444
+_BARE_HEADER = _MEMBER.tobuf(tarfile.USTAR_FORMAT)
+
+
+def _tar_header(name: str, size: int) -> bytes:
+    """The header that `tarfile` makes, from a filled-in form. name: ASCII, less than 100 characters."""
+    header = bytearray(_BARE_HEADER)
+    header[: len(name)] = name.encode("ascii")
+    header[124:135] = b"%011o" % size
+    header[148:155] = b" " * 7
+    header[148:155] = b"%06o\0" % sum(header)
+    return bytes(header)
+
+
+def _padding(size: int) -> bytes:
+    return b"\0" * (-size % tarfile.BLOCKSIZE)

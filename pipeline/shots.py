@@ -23,63 +23,75 @@ _HISTOGRAM_STEP, _HISTOGRAM_ISOLATION = 0.3, 1.3
 
 
 class ShotCutDetector:
-    """Feed luma planes one by one; `push` tells, LOOKAHEAD frames late, which frames start a new shot."""
+    """Feed luma planes one by one; `push` tells, LOOKAHEAD frames late, which frames start a new shot.
+
+    judged: how many frames, from the first, are known to start a shot or not.
+    last_step: mean absolute difference of the last two frames, 8-bit units.
+    """
 
     def __init__(self) -> None:
-        self._grid: NDArray[np.int16] | None = None
+        self._window: tuple[slice, slice] | None = None  # and buffers, see `_prepare`
+        self._grids: tuple[NDArray[np.float32], NDArray[np.float32]]
+        self._change: NDArray[np.float32]
+        self._flat_change: NDArray[np.float32]
+        self._ones: NDArray[np.float32]
         self._before: deque[float] = deque(maxlen=_MEMORY)
         self._waiting: deque[tuple[int, float, float]] = deque()  # frame index, step, histogram distance
         self._count = 0
-        self.last_step = 0.0  # mean absolute difference to the frame before, 8-bit units
+        self.judged = 0
+        self.last_step = 0.0
 
     def push(self, luma: NDArray[np.uint8]) -> list[int]:
         """Take the next frame's luma (H, W) uint8; gives indices of frames found to start a new shot."""
-        grid = _sample(luma)
-        index, self._count = self._count, self._count + 1
-        if self._grid is not None:
-            change = grid - self._grid
-            np.abs(change, out=change)
-            self.last_step = float(np.add.reduce(change, axis=None, dtype=np.int32)) / change.size
+        if self._window is None:
+            self._prepare(luma)
+        grid, last = self._grids
+        self._grids = (last, grid)
+        grid[...] = luma[self._window]
+        if self._count:
+            np.subtract(grid, last, out=self._change)
+            np.abs(self._change, out=self._change)
+            step = float(self._flat_change.dot(self._ones)) / grid.size
             # Smaller steps are no cuts, whatever their histograms say.
-            distance = _histogram_distance(grid, self._grid) if self.last_step > _FLOOR else 0.0
-            self._waiting.append((index, self.last_step, distance))
-        self._grid = grid
+            distance = _histogram_distance(grid, last) if step > _FLOOR else 0.0
+            self._waiting.append((self._count, step, distance))
+            self.last_step = step
+        self._count += 1
         return self._judge(LOOKAHEAD)
 
-    @property
-    def judged(self) -> int:
-        """How many frames, from the first, are known to start a shot or not."""
-        return self._count - len(self._waiting)
+    def _prepare(self, luma: NDArray[np.uint8]) -> None:
+        """Choose a grid of about 36x64 samples; small pictures are taken whole."""
+        down, across = (max(1, side // wanted) for side, wanted in zip(luma.shape, _GRID, strict=True))
+        self._window = slice(down // 2, None, down), slice(across // 2, None, across)
+        shape = luma[self._window].shape
+        # In float32 the sum of the steps is exact (less than 2^24), and quicker than in integers.
+        self._grids = np.zeros(shape, np.float32), np.zeros(shape, np.float32)
+        self._change = np.zeros(shape, np.float32)
+        self._flat_change, self._ones = self._change.reshape(-1), np.ones(self._change.size, np.float32)
 
     def finish(self) -> list[int]:
         """Judge the last frames; gives indices as `push` does."""
         return self._judge(0)
 
     def _judge(self, keep: int) -> list[int]:
-        cuts = []
-        while len(self._waiting) > keep:
-            index, step, distance = self._waiting.popleft()
-            if step <= _FLOOR:
-                self._before.append(step)
-                continue
-            calm = max([*self._before, *(s for _, s, _ in list(self._waiting)[:LOOKAHEAD])], default=0.0)
-            isolated = step > _FLOOR + _ISOLATION * calm
-            other_picture = distance > _HISTOGRAM_STEP and step > _FLOOR + _HISTOGRAM_ISOLATION * calm
-            if isolated or other_picture:
-                cuts.append(index)
-                self._before.clear()
-            else:
-                self._before.append(step)
+        cuts, waiting = [], self._waiting
+        while len(waiting) > keep:
+            index, step, distance = waiting.popleft()
+            if step > _FLOOR:
+                calm = max([*self._before, *(s for _, s, _ in list(waiting)[:LOOKAHEAD])], default=0.0)
+                isolated = step > _FLOOR + _ISOLATION * calm
+                other_picture = distance > _HISTOGRAM_STEP and step > _FLOOR + _HISTOGRAM_ISOLATION * calm
+                if isolated or other_picture:
+                    cuts.append(index)
+                    self._before.clear()
+                    continue
+            self._before.append(step)
+        self.judged = self._count - len(waiting)
         return cuts
 
 
-def _sample(luma: NDArray[np.uint8]) -> NDArray[np.int16]:
-    """A grid of at most 36x64 samples, (rows, columns) int16; small pictures are taken whole."""
-    down, across = max(1, luma.shape[0] // _GRID[0]), max(1, luma.shape[1] // _GRID[1])
-    return luma[down // 2 :: down, across // 2 :: across].astype(np.int16, order="C")
-
-
-def _histogram_distance(grid: NDArray[np.int16], other: NDArray[np.int16]) -> float:
+def _histogram_distance(grid: NDArray[np.float32], other: NDArray[np.float32]) -> float:
     """Half the sum of absolute differences of the shares by level: 0 (the same) to 1 (nothing in common)."""
-    counts = (np.bincount((part >> 3).ravel(), minlength=_BINS) for part in (grid, other))
+    levels = (part.ravel().astype(np.uint8) >> 3 for part in (grid, other))
+    counts = (np.bincount(level, minlength=_BINS) for level in levels)
     return float(np.abs(np.subtract(*counts)).sum() / (2 * grid.size))

@@ -58,3 +58,18 @@ def test_a_file_system_without_direct_writes_will_do(tmp_path: Path, monkeypatch
     file.write(b"abc")
     file.finish()
     assert refused and (tmp_path / "a").read_bytes() == b"abc"
+
+
+def test_what_is_made_in_the_file_s_own_memory_is_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("pipeline.direct_file._MOST_FOR_BOTH", 60 << 20)  # the largest room has one buffer only
+    file, expected = DirectFile(tmp_path / "a"), b""
+    for index, (size, used) in enumerate([(5000, 5000), (3 << 20, 1 << 20), (9 << 20, 9 << 20), (40 << 20, 7), (1, 1)]):
+        file.write(b"between")
+        file.room(100)[:3] = b"not"  # asked for, but not taken
+        data = np.random.default_rng(index).bytes(size)
+        file.room(size)[:] = data
+        file.advance(used)
+        expected += b"between" + data[:used]
+        assert file.tell() == len(expected)
+    file.finish()
+    assert (tmp_path / "a").read_bytes() == expected

@@ -6,7 +6,9 @@ import json
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pyarrow.compute as pc
+import pyarrow.parquet as pq
 import pytest
 
 from codec.errors import BitreelError
@@ -145,3 +147,21 @@ def test_manifests_of_before_the_rules_are_read(store: Path) -> None:
     assert store_stats(store)["dropped"] == {}
     settle_store(open_store_folder(store), 0, near_duplicates=True)
     assert read_manifest(store).num_rows == 15
+
+
+def test_fragments_hold_what_arrow_would_make_of_the_rows(tmp_path: Path) -> None:
+    kinds = {
+        "text": (pa.string(), ["a", None, "é", ""]),
+        "small": (pa.int32(), [1, None, -3, 4]),
+        "large": (pa.int64(), [1, 2**40, 3, 4]),
+        "real": (pa.float32(), [1.5, None, 0.123, 0.0]),
+        "truth": (pa.bool_(), [True, None, False, True]),
+        "texts": (pa.list_(pa.string()), [["a", "b"], None, [], ["ü"]]),
+    }
+    schema = pa.schema([(name, kind) for name, (kind, _) in kinds.items()])
+    rows = [{name: values[i] for name, (_, values) in kinds.items()} for i in range(4)]
+    for name, some in (("all", rows), ("one", rows[:1]), ("none", [])):
+        write_fragment(tmp_path, name, some, schema)
+        assert pq.read_table(tmp_path / f"{name}.parquet") == pa.Table.from_pylist(some, schema)
+    with pytest.raises(ValueError, match="odd"):
+        write_fragment(tmp_path, "all", [{"odd": 1}], schema)
