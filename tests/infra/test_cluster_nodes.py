@@ -122,7 +122,7 @@ def test_nodes_are_lost_in_every_stage(nodes: Nodes, shared: Path, tracking: str
     nodes.bring_back(lost)
 
     def training() -> int | None:
-        begun = any(run.glob("*/checkpoint_*")) and step(run) < STEPS - 10
+        begun = any(run.glob("*/checkpoints/step-*")) and step(run) < STEPS - 10
         return next((n for n in (1, 2) if begun and nodes.at_work(n, "RayTrainWorker")), None)
 
     words = ["train", str(shared / "recipe.toml"), "--store", str(store), "--name", "cams", "--workers", "2"]
