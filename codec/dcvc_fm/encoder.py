@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from codec.dcvc_fm.model import DCVCFM
 
 _FINEST_INTRA = QP_COUNT - 2  # the intra coder's
+_FAR = 64  # inter frames since the intra frame from which on they are a QP finer: less of its quality has come so far
 
 
 @torch.no_grad()
@@ -76,7 +77,7 @@ def _intra_bits(state: CodingState, planes: IntraPlanes, boost: int, qp: float) 
 def inter_quality(codec: DCVCFM, number: int, qp16: int) -> FrameQuality:
     """Of inter frame `number`, 1 and up since its intra frame, in a stream of this QP in sixteenths."""
     place = place_in_hierarchy(number)
-    finer = qp16 + codec.config.hierarchy_boosts[place] * QP_PARTS
+    finer = qp16 + codec.config.hierarchy_boosts[place] * QP_PARTS + min(number, _FAR) * QP_PARTS // _FAR
     highest = (QP_COUNT - 1) * QP_PARTS
     return FrameQuality(min(max(finer, 0), highest), place, refreshes(number, codec.config.refresh_period))
 

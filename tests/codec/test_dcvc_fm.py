@@ -13,6 +13,7 @@ import torch
 from codec.api import Codec, EncodeOptions, StreamReport, TrainingConditions, create_codec, load_codec, save_codec
 from codec.builtin import builtin_models
 from codec.dcvc_fm.config import refreshes
+from codec.dcvc_fm.encoder import inter_quality
 from codec.dcvc_fm.scalers import QP_PARTS, QuantizationScalers
 from codec.errors import BitreelError, StreamError, UsageError
 from codec.exact.reference import on_numpy
@@ -136,6 +137,13 @@ def test_quality_between_whole_qps_and_by_frame() -> None:
     boosts = codec.config.hierarchy_boosts
     assert [f.qp for f in report.frames[1:]] == [20 + boosts[1], 40 + boosts[0], 40 + boosts[2]]
     assert frames_digest(codec.decode(io.BytesIO(data))) == frames_digest(seen)
+
+
+def test_far_from_the_intra_frame_quality_is_held_by_a_finer_qp() -> None:
+    codec = make_codec()
+    near, half, far, further = (inter_quality(codec, number, 30 * QP_PARTS) for number in (8, 32, 64, 800))
+    assert near.place == half.place == far.place == further.place
+    assert half.qp16 - near.qp16 == 6 and far.qp16 - half.qp16 == 8 and further.qp16 == far.qp16
 
 
 @pytest.mark.parametrize("bits", [700.0, 6000.0])
