@@ -1,9 +1,10 @@
 """What does Ray Train cost a training, beside the plain loop; what do two workers bring; how long until it runs?
 
 Steady state: the same recipe, seed and store in a fresh process each time, in turns: the plain loop, Ray Train with one
-worker of one thread, Ray Train with two. A round's figure is the median of its logged windows, the first one left out;
-the ratios are medians over rounds, of the clock and, for a host that has other work, of rank 0's CPU time. The plain
-loop writes no checkpoints, the others do.
+worker of one thread, Ray Train with two, and what the host itself gives two such processes: two plain loops at once,
+each with half the batch, that know nothing of each other. A round's figure is the median of its logged windows, the
+first one left out; the ratios are medians over rounds, of the clock and, for a host that has other work, of rank 0's CPU
+time. The plain loops write no checkpoints, the others do.
 
 Waiting: from the command to the first finished step and, a worker killed with -9 in mid-run, from its death to the next
 finished step, with what went by between (Ray up, workers there, training begun).
@@ -24,6 +25,7 @@ import sys
 import tempfile
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -115,6 +117,14 @@ def _kill_one(curve: Curve, step: int, note: Path) -> None:
     os.kill(victim, signal.SIGKILL)
 
 
+def apart(arguments: argparse.Namespace) -> dict[str, float]:
+    """Figures of two plain loops at once, each of half the batch: means of both."""
+    half = argparse.Namespace(**vars(arguments) | {"batch": arguments.batch // 2})
+    with ThreadPoolExecutor(2) as both:
+        one, other = both.map(lambda _: measured(half, 0), range(2))
+    return {name: (one[name] + other[name]) / 2 for name in one}
+
+
 def measured(arguments: argparse.Namespace, workers: int, kill: bool = False) -> dict[str, float]:
     """Figures of one training in a process of its own."""
     with tempfile.TemporaryDirectory(prefix="m-") as folder:
@@ -169,6 +179,7 @@ def main() -> None:
     for number in range(arguments.rounds):
         kinds = {"plain": 0, "one": 1, "two": 2}
         rounds.append({name: measured(arguments, workers) for name, workers in kinds.items()})
+        rounds[-1]["apart"] = apart(arguments)
         shown = ", ".join(f"{name} {1 / r['seconds_per_step']:.3f}" for name, r in rounds[-1].items())
         print(f"round {number + 1}: steps/s {shown}", flush=True)
     killed = measured(arguments, 1, kill=True)
@@ -179,6 +190,7 @@ def main() -> None:
     report: dict[str, Any] = {
         "ray_of_plain": ratio("one", "plain"),
         "two_of_one": ratio("two", "one"),
+        "apart_of_plain": ratio("apart", "plain"),
         "ray_of_plain_cpu": ratio("one", "plain", "cpu_seconds_per_step"),
         "two_of_one_cpu": ratio("two", "one", "cpu_seconds_per_step"),
         "plain_to_first_step": statistics.median(r["plain"]["to_first_step"] for r in rounds),
@@ -193,6 +205,7 @@ def main() -> None:
     print(f"the same in CPU time of the worker:                        {100 * report['ray_of_plain_cpu']:.1f} %")
     print(f"2 workers of 1 thread, of 1 worker of 1 thread:            {report['two_of_one']:.2f} x")
     print(f"the same in CPU time of one of them:                       {report['two_of_one_cpu']:.2f} x")
+    print(f"2 plain loops apart, half the batch each, of 1 loop:       {report['apart_of_plain']:.2f} x")
     print(f"command to first step, plain loop:                         {report['plain_to_first_step']:.1f} s")
     for label, key in (("Ray up", "ray_ray_up"), ("workers there", "ray_workers_there")):
         print(f"command to {label + ', Ray Train:':48}{report[key]:.1f} s")
