@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
-from numba import uint8
+from numba import int64, uint8
 
 from codec.motion_compensation import BLOCK, LUMA_TAPS
 from codec.motion_context_kernels import APART, LOWER, MOVED, NEIGHBOUR, POWER, SIGN
@@ -14,37 +14,38 @@ PAD = 3 * BLOCK
 _TAPS = np.array(LUMA_TAPS, np.int64)
 
 
-@compiled(uint8[:, ::1], uint8[:, :, ::1])
-def quarter_planes(reference, planes):  # type: ignore[no-untyped-def]
-    """(H, W) → (16, H + 48, W + 48) uint8: plane 4·(x phase) + (y phase), the border samples repeated outside."""
+@compiled(uint8[:, ::1], uint8[:, :, ::1], int64)
+def quarter_planes(reference, planes, phase):  # type: ignore[no-untyped-def]
+    """(H, W) → those four of (16, H + 48, W + 48) uint8 that are `phase` quarter samples to the right.
+
+    Plane 4·phase + (y phase); the border samples repeated outside.
+    """
     height, width = reference.shape
     high, wide = height + 2 * PAD, width + 2 * PAD
-    across = np.empty((4, high + 7, wide), np.int32)
+    across = np.empty((high + 7, wide), np.int32)
     line = np.empty(wide + 7, np.int32)
+    t = _TAPS[phase]
     for y in range(high + 7):
         source = min(max(y - 3 - PAD, 0), height - 1)
         for x in range(wide + 7):
             line[x] = reference[source, min(max(x - 3 - PAD, 0), width - 1)]
-        for phase in range(4):
-            t = _TAPS[phase]
-            for x in range(wide):
-                total = np.int32(0)
-                for k in range(8):
-                    total += np.int32(t[k]) * line[x + k]
-                across[phase, y, x] = total
+        for x in range(wide):
+            total = np.int32(0)
+            for k in range(8):
+                total += np.int32(t[k]) * line[x + k]
+            across[y, x] = total
     sums = np.empty(wide, np.int32)
-    for phase_x in range(4):
-        for phase_y in range(4):
-            t = _TAPS[phase_y]
-            for y in range(high):
-                sums[:] = 2048
-                for k in range(8):
-                    factor = np.int32(t[k])
-                    if factor:
-                        for x in range(wide):
-                            sums[x] += factor * across[phase_x, y + k, x]
-                for x in range(wide):
-                    planes[4 * phase_x + phase_y, y, x] = min(max(sums[x] >> 12, 0), 255)
+    for phase_y in range(4):
+        t = _TAPS[phase_y]
+        for y in range(high):
+            sums[:] = 2048
+            for k in range(8):
+                factor = np.int32(t[k])
+                if factor:
+                    for x in range(wide):
+                        sums[x] += factor * across[y + k, x]
+            for x in range(wide):
+                planes[4 * phase + phase_y, y, x] = min(max(sums[x] >> 12, 0), 255)
 
 
 @inner

@@ -12,8 +12,9 @@ runs it, and nothing depends on two machines choosing alike.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import lru_cache
-from typing import TYPE_CHECKING
+from functools import lru_cache, partial
+from threading import Event
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -22,6 +23,7 @@ from torch import Tensor
 
 from codec.motion import Motion
 from codec.motion_search_batched import search_batch
+from codec.threads import Threads, side_by_side
 
 if TYPE_CHECKING:
     from codec.motion_chances import MotionChances
@@ -32,6 +34,7 @@ _PER_STEP = 32  # price entries a quantization step
 _ZERO_PRICE = 7.5
 _ZERO_ENDS = 0.7
 _OCTAVE_PRICE = 1.3
+_RUN = 6  # 16x16 blocks that a thread goes on for before others may follow
 
 
 def search_motion(
@@ -62,17 +65,46 @@ def search_motion(
     before = np.zeros_like(found[:, :2]) if previous is None else np.ascontiguousarray(previous.numpy())
     frames = np.ascontiguousarray(current.byte().numpy())
     prices = (learned or _new_chances()).prices()
-    for i, size in enumerate(step.tolist()):
-        planes = kept if kept is not None and n == 1 else QuarterPlanes()
-        slots = planes.slots_of([reference[i : i + 1] if n > 1 else reference for reference in references])
-        search = kernels.Search(
-            frames[i], planes.planes, slots, np.array(distances, np.int64), before[i], prices, _prices(),
-            np.float32(vector_weight(torch.tensor(size))), np.float32(_PER_STEP / (8 * size)),
-            np.empty((8, 8), np.int32), np.empty((kernels.CANDIDATES, 2), np.int64),
-        )  # fmt: skip
-        last = np.ascontiguousarray(references[0][i].byte().numpy())
-        kernels.search_frame(search, last, reach, found[i], divided[i])
+    with side_by_side() as threads:
+        for i, size in enumerate(step.tolist()):
+            planes = kept if kept is not None and n == 1 else QuarterPlanes()
+            last = np.ascontiguousarray(references[0][i].byte().numpy())
+            coarse = threads.submit(kernels.coarse_vectors, frames[i], last, reach)
+            slots = planes.slots_of([r[i : i + 1] if n > 1 else r for r in references], threads)
+            search = kernels.Search(
+                frames[i], planes.planes, slots, np.array(distances, np.int64), before[i], prices, _prices(),
+                np.float32(vector_weight(torch.tensor(size))), np.float32(_PER_STEP / (8 * size)),
+                np.empty((8, 8), np.int32), np.empty((kernels.CANDIDATES, 2), np.int64),
+            )  # fmt: skip
+            _search_frame(search, coarse.result(), found[i], divided[i], threads)
     return Motion(torch.from_numpy(found), torch.from_numpy(divided.astype(bool)))
+
+
+def _search_frame(
+    search: Any, coarse: NDArray[np.int64], blocks: NDArray[np.int64], split: NDArray[np.uint8], threads: Threads
+) -> None:
+    """Fill blocks and split of one frame, see `motion_search_kernels.search_blocks`: rows in turns, each a little behind
+    the one above, which makes no difference to what is found."""
+    rows, columns = split.shape
+    moved = np.zeros(blocks.shape[1:], np.int64)
+    ends = [*range(_RUN, columns, _RUN), columns]
+    done = [[Event() for _ in ends] for _ in range(rows)]
+
+    def every(first: int) -> None:
+        own = search._replace(scratch=np.empty_like(search.scratch), candidates=np.empty_like(search.candidates))
+        try:
+            for row in range(first, rows, threads.count):
+                for number, end in enumerate(ends):
+                    if row:
+                        done[row - 1][min(number + 1, len(ends) - 1)].wait()
+                    begin = ends[number - 1] if number else 0
+                    _kernels().search_blocks(own, coarse, blocks, split, moved, row, begin, end)
+                    done[row][number].set()
+        finally:  # a row that waits for one that failed would wait for ever
+            for event in (event for row in done[first :: threads.count] for event in row):
+                event.set()
+
+    threads.each(every, range(min(threads.count, rows)))
 
 
 class QuarterPlanes:
@@ -82,7 +114,7 @@ class QuarterPlanes:
         self.planes: NDArray[np.uint8] = np.empty((0, 16, 0, 0), np.uint8)
         self._owners: list[Tensor | None] = []
 
-    def slots_of(self, references: Sequence[Tensor]) -> NDArray[np.int64]:
+    def slots_of(self, references: Sequence[Tensor], threads: Threads) -> NDArray[np.int64]:
         """Where in `planes` these pictures (1, H, W) are; the very same tensors are taken for the same pictures."""
         from codec.motion_price_kernels import PAD, quarter_planes
 
@@ -99,7 +131,8 @@ class QuarterPlanes:
             slot = next((i for i, owner in enumerate(self._owners) if owner is reference), None)
             if slot is None:
                 slot = self._owners.index(None)
-                quarter_planes(np.ascontiguousarray(reference[0].byte().numpy()), self.planes[slot])
+                whole, into = np.ascontiguousarray(reference[0].byte().numpy()), self.planes[slot]
+                threads.each(partial(quarter_planes, whole, into), range(4))
                 self._owners[slot] = reference
             slots.append(slot)
         return np.array(slots)

@@ -303,41 +303,45 @@ def _unit(moved, y, x, size, place):  # type: ignore[no-untyped-def]
 
 
 @compiled()
-def search_frame(search, last, reach, blocks, split):  # type: ignore[no-untyped-def]
-    """Fill blocks (6, H/8, W/8) and split (H/16, W/16) for one frame; see `motion_search.search_motion`.
+def coarse_vectors(current, reference, reach):  # type: ignore[no-untyped-def]
+    """First vectors, (2, H/16, W/16) int64, of each 16x16 block of uint8 (H, W): see `_coarse`."""
+    vectors = np.zeros((2, current.shape[0] // 16, current.shape[1] // 16), np.int64)
+    _coarse(current, reference, reach, vectors)
+    return vectors
 
-    last: uint8 (H, W), the last frame. reach: luma samples of the first, coarse search each way.
+
+@compiled()
+def search_blocks(search, coarse, blocks, split, moved, row, begin, end):  # type: ignore[no-untyped-def]
+    """Fill blocks (6, H/8, W/8) and split (H/16, W/16) from column `begin` to `end` of a row of 16x16 blocks.
+
+    The row above has to be done up to column `end`, the row itself up to `begin`. moved: int64 (H/8, W/8), which vectors
+    are off the median; coarse: see `coarse_vectors`.
     """
-    rows, columns = split.shape
     references = len(search.distances)
-    coarse = np.zeros((2, rows, columns), np.int64)
-    _coarse(search.current, last, reach, coarse)
-    moved = np.zeros((2 * rows, 2 * columns), np.int64)
     found = Found(np.zeros(references, np.bool_), np.zeros((references, 2), np.int64), np.zeros(references, np.float32))
     finer = Found(np.zeros(references, np.bool_), np.zeros((references, 2), np.int64), np.zeros(references, np.float32))
     choice, small = np.zeros(6, np.int64), np.zeros(6, np.int64)
     chances = search.chances
-    for row in range(rows):
-        for column in range(columns):
-            y, x = 2 * row, 2 * column
-            divided = np.int64(split[row - 1, column] if row else 0) + np.int64(split[row, column - 1] if column else 0)
-            found.tried[:] = True
-            found.vectors[0, 0], found.vectors[0, 1] = coarse[0, row, column], coarse[1, row, column]
-            unit = _unit(moved, y, x, 16, 0)
-            whole = _choose(search, unit, blocks, found, choice) + chances[0, divided]
-            # The four quarters, each knowing the ones before.
-            total = chances[1, divided]
-            for quarter in range(4):
-                if total >= whole:
-                    break
-                finer.tried[:] = False
-                finer.tried[0] = finer.tried[choice[2]] = finer.tried[max(choice[5], 0)] = True
-                finer.vectors[:] = found.vectors
-                unit = _unit(moved, y + (quarter >> 1), x + (quarter & 1), 8, quarter + 1)
-                total += _choose(search, unit, blocks, finer, small)
-                _keep(blocks, moved, search, unit, small)
-            if total < whole:
-                split[row, column] = 1  # the quarters are in their places
-            else:
-                split[row, column] = 0
-                _keep(blocks, moved, search, _unit(moved, y, x, 16, 0), choice)
+    for column in range(begin, end):
+        y, x = 2 * row, 2 * column
+        divided = np.int64(split[row - 1, column] if row else 0) + np.int64(split[row, column - 1] if column else 0)
+        found.tried[:] = True
+        found.vectors[0, 0], found.vectors[0, 1] = coarse[0, row, column], coarse[1, row, column]
+        unit = _unit(moved, y, x, 16, 0)
+        whole = _choose(search, unit, blocks, found, choice) + chances[0, divided]
+        # The four quarters, each knowing the ones before.
+        total = chances[1, divided]
+        for quarter in range(4):
+            if total >= whole:
+                break
+            finer.tried[:] = False
+            finer.tried[0] = finer.tried[choice[2]] = finer.tried[max(choice[5], 0)] = True
+            finer.vectors[:] = found.vectors
+            unit = _unit(moved, y + (quarter >> 1), x + (quarter & 1), 8, quarter + 1)
+            total += _choose(search, unit, blocks, finer, small)
+            _keep(blocks, moved, search, unit, small)
+        if total < whole:
+            split[row, column] = 1  # the quarters are in their places
+        else:
+            split[row, column] = 0
+            _keep(blocks, moved, search, _unit(moved, y, x, 16, 0), choice)
