@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from codec.count_tables import COUNT_BITS, COUNT_TOTAL, Tables
+from codec.inter.walk_maps import walk_kernels
 
 _PRIOR = 600  # symbols that the model's own table counts for
 _MOST = 1 << 15  # symbols of a table, beyond which old ones count half
@@ -55,7 +56,14 @@ class AdaptiveTables:
         return self._kept
 
     def count(self, numbers: NDArray[np.int64], symbols: NDArray[np.int32]) -> None:
-        """Take in symbols (n,) coded with the tables of these numbers (n,); they count from the next frame on."""
+        """Take in symbols coded with the tables of these numbers, of one shape; they count from the next frame on."""
+        if (kernels := walk_kernels()) is not None:
+            seen = self._seen.copy()
+            given = np.ascontiguousarray(np.atleast_2d(numbers)), np.ascontiguousarray(np.atleast_2d(symbols))
+            kernels.count_magnitudes(*given, self._starts, self.base.reaches, seen)
+            self._seen = seen
+            return
+        numbers, symbols = numbers.reshape(-1), symbols.reshape(-1)
         live = (numbers > 0) & (numbers < self._learning)
         numbers, magnitude = numbers[live], np.abs(symbols[live].astype(np.int64))
         place = self._starts[numbers] + np.minimum(magnitude, self.base.reaches[numbers] + 1)

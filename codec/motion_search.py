@@ -83,8 +83,8 @@ def search_motion(
 def _search_frame(
     search: Any, coarse: NDArray[np.int64], blocks: NDArray[np.int64], split: NDArray[np.uint8], threads: Threads
 ) -> None:
-    """Fill blocks and split of one frame, see `motion_search_kernels.search_blocks`: rows in turns, each a little behind
-    the one above, which makes no difference to what is found."""
+    """Fill blocks and split of one frame, see `motion_search_kernels.search_blocks`: a thread a row, each a little
+    behind the row above. What is found is the same with any number of threads."""
     rows, columns = split.shape
     moved = np.zeros(blocks.shape[1:], np.int64)
     ends = [*range(_RUN, columns, _RUN), columns]

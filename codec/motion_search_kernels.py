@@ -314,8 +314,8 @@ def coarse_vectors(current, reference, reach):  # type: ignore[no-untyped-def]
 def search_blocks(search, coarse, blocks, split, moved, row, begin, end):  # type: ignore[no-untyped-def]
     """Fill blocks (6, H/8, W/8) and split (H/16, W/16) from column `begin` to `end` of a row of 16x16 blocks.
 
-    The row above has to be done up to column `end`, the row itself up to `begin`. moved: int64 (H/8, W/8), which vectors
-    are off the median; coarse: see `coarse_vectors`.
+    The row above has to be done up to column `end`, the row itself up to `begin`. moved: int64 (H/8, W/8), which
+    vectors are off the median; coarse: see `coarse_vectors`.
     """
     references = len(search.distances)
     found = Found(np.zeros(references, np.bool_), np.zeros((references, 2), np.int64), np.zeros(references, np.float32))

@@ -48,7 +48,8 @@ def _kernels_digest() -> str:
 
 
 def compiled(*signature: Any) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
-    """numba.njit for one signature, or for the types of the first call's arguments where none is given.
+    """numba.njit for one signature (or a list of them), or for the types of the first call's arguments where none is
+    given.
 
     Cached on disk where any place for it can be written; whatever ails the cache (no place, a full or damaged one),
     the kernel is compiled anew in each process.
@@ -59,10 +60,11 @@ def compiled(*signature: Any) -> Callable[[Callable[..., Any]], Callable[..., An
         options: dict[str, Any] = {"nogil": True, "error_model": "numpy"}
         if not signature:
             return _compiled_at_first(kernel, options)
+        given = signature[0] if isinstance(signature[0], list) else signature
         try:
-            return _njit(signature, cache=True, **options)(kernel)
+            return _njit(given, cache=True, **options)(kernel)
         except Exception:
-            return _njit(signature, **options)(kernel)
+            return _njit(given, **options)(kernel)
 
     return compile_kernel
 

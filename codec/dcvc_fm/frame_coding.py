@@ -18,8 +18,10 @@ from codec.dcvc_fm.network import (
 from codec.dcvc_fm.scalers import CHANNELS
 from codec.exact.blocks import checkerboard
 from codec.inter.context import STEP_BITS, STEP_UNITS, clamp_coefficients, log_magnitude, log_steps, signed_units
-from codec.inter.scale_index import TOLD_GUESSES, whole_index
+from codec.inter.prediction import GUESSES
+from codec.inter.scale_index import TOLD_GUESSES
 from codec.inter.symbol_sources import Places, SymbolSource
+from codec.inter.walk_maps import NOTHING, QPBase, flat_map, flat_steps, kernels_for, look_up
 
 
 @dataclass(frozen=True)
@@ -68,19 +70,32 @@ class Expectation:
         symbols = torch.zeros(CHANNELS, h * w, dtype=torch.int32, device=look.expected.device)
         means = torch.zeros(CHANNELS, h * w, dtype=torch.int64, device=look.expected.device)
         features = self.features
+        table = self.network.base_scale(self.qp)[:, int(self.place)]
+        base = QPBase(table, torch.zeros_like(means[0]), torch.zeros_like(means[:, 0]))
         for half, flat in enumerate(checkerboard(CHANNELS, h, w, look.expected.device)):
             if half:
                 features = self.network.second_half(features, _seen(symbols.view(1, CHANNELS, h, w)))
-            index = self.network.scale_index(features, half, self.place, self.qp)[0].flatten(1)
-            index = whole_index(index.gather(1, flat))
-            mean = self.network.mean(features, half, self.guesses)[0].flatten(1).gather(1, flat)
-            predicted = (mean.long() * look.steps.flatten(1) + STEP_UNITS // 2) >> STEP_BITS
-            numbers = source.tables.scales.number(index)
+            heads = self.network.scale_heads[half](features)
+            index, numbers, predicted = look_up(
+                source.tables.scales, heads, base, CHANNELS, self._means(features, half), flat
+            )
             found = source.exchange(index, numbers, predicted, Places(0, CHANNELS, flat, half > 0))
             source.tables.learn(numbers, found)
             symbols.scatter_(1, flat, found)
             means.scatter_(1, flat, predicted)
         return self._decode(features, symbols.view(1, CHANNELS, h, w), means.view(CHANNELS, h, w))
+
+    def _means(self, features: Tensor, half: int) -> Tensor:
+        """Predictions (96, h·w) int64 in the transform's units."""
+        steps = self.look.steps
+        if (kernels := kernels_for(features)) is None:
+            mean = self.network.mean(features, half, self.guesses)[0].flatten(1)
+            return (mean.long() * steps.flatten(1) + STEP_UNITS // 2) >> STEP_BITS
+        leanings = self.network.lean_heads[half](features).unflatten(1, (GUESSES, -1))
+        found = torch.empty(CHANNELS, features.shape[2] * features.shape[3], dtype=torch.int64)
+        parts = (flat_map(part[0], torch.float32) for part in (self.guesses, leanings))
+        kernels.couple(NOTHING[0], NOTHING[0], *parts, flat_steps(steps), found.numpy())
+        return found
 
     def _decode(self, features: Tensor, symbols: Tensor, means: Tensor) -> Coded:
         look, network = self.look, self.network

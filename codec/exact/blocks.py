@@ -6,8 +6,8 @@ import torch
 from torch import Tensor, nn
 
 from codec.exact.kept import kept
-from codec.exact.layers import ExactConv2d
-from codec.exact.operations import add, blend, relu
+from codec.exact.layers import ExactConv2d, branch
+from codec.exact.operations import blend
 from codec.exact.warp import warp
 
 
@@ -22,7 +22,7 @@ class ResidualBlock(nn.Module):
         nn.init.normal_(self.narrow.weight, std=0.02)
 
     def forward(self, x: Tensor) -> Tensor:
-        return add(x, self.narrow(relu(self.widen(self.depthwise(x)))))
+        return branch(x, x, self.depthwise, self.widen, self.narrow)
 
 
 class CheckerboardContext(nn.Module):
@@ -41,7 +41,7 @@ class CheckerboardContext(nn.Module):
 
     def forward(self, state: Tensor, known: Tensor) -> Tensor:
         """The state for the second half. known: (B, channels, h, w) magnitudes, zero where not known yet."""
-        return add(state, self.leave(relu(self.enter(self.gather(known)))))
+        return branch(known, state, self.gather, self.enter, self.leave)
 
 
 @kept(16)

@@ -71,6 +71,21 @@ def depthwise(x: Tensor, layer: ByteWeights) -> Tensor:
     return torch.from_numpy(out)
 
 
+def branch(x: Tensor, onto: Tensor, spatial: ByteWeights, widen: ByteWeights, narrow: ByteWeights) -> Tensor:
+    """onto + narrow(relu(widen(spatial(x)))), the first a depthwise 3x3 convolution: (B, C, h, w) → that of onto."""
+    batch, channels, h, w = x.shape
+    out = torch.empty(batch, len(narrow.bias), h * w)
+    near, wide = (torch.empty(n, h * w, dtype=torch.int8) for n in (channels, len(widen.bias)))
+    for single, under, into in zip(x.contiguous(), onto.contiguous().flatten(2), out, strict=True):
+        given = single.numpy(), spatial.weight.numpy(), spatial.bias, spatial.shift
+        kernels().depthwise(*given, near.unflatten(1, (h, w)).numpy())
+        sums = torch._int_mm(widen.weight, near).numpy()
+        kernels().settle_positive(sums, widen.bias, widen.shift, wide.numpy())
+        sums = torch._int_mm(narrow.weight, wide).numpy()
+        kernels().settle_onto(sums, narrow.bias, narrow.shift, under.numpy(), into.numpy())
+    return out.unflatten(2, (h, w))
+
+
 def wide_map(x: Tensor, layer: ByteWeights, limit: int) -> Tensor:
     """See `layers.ExactWideMap`: (B, I, h, w) float32 within ±limit → (B, O, h, w)."""
     batch, inputs, h, w = x.shape

@@ -16,7 +16,7 @@ def _settle(sums, bias, shift, out):  # type: ignore[no-untyped-def]
     half = np.int32(bias + ((1 << shift) >> 1))
     for i in range(len(out)):
         value = np.int32(np.int32(sums[i] + half) >> shift)
-        out[i] = np.float32(min(max(value, -_LIMIT), _LIMIT))
+        out[i] = min(max(value, -_LIMIT), _LIMIT)
 
 
 @compiled(int32[:, ::1], read_only(int32), read_only(int32), float32[:, ::1])
@@ -24,6 +24,26 @@ def settle(sums, bias, shifts, out):  # type: ignore[no-untyped-def]
     """Activations (O, n) of sums of products (O, n), whose unit is 2^-shift as that of bias; both (O,)."""
     for k in range(len(sums)):
         _settle(sums[k], bias[k], shifts[k], out[k])
+
+
+@compiled(int32[:, ::1], read_only(int32), read_only(int32), int8[:, ::1])
+def settle_positive(sums, bias, shifts, out):  # type: ignore[no-untyped-def]
+    """As `settle`, negative values becoming zero."""
+    for k in range(len(sums)):
+        half, row, into = np.int32(bias[k] + ((1 << shifts[k]) >> 1)), sums[k], out[k]
+        for i in range(len(into)):
+            into[i] = np.int8(min(max(np.int32(np.int32(row[i] + half) >> shifts[k]), np.int32(0)), _LIMIT))
+
+
+@compiled(int32[:, ::1], read_only(int32), read_only(int32), float32[:, ::1], float32[:, ::1])
+def settle_onto(sums, bias, shifts, onto, out):  # type: ignore[no-untyped-def]
+    """As `settle`, added to the activations `onto` as `operations.add` does it."""
+    for k in range(len(sums)):
+        half, row, under, into = np.int32(bias[k] + ((1 << shifts[k]) >> 1)), sums[k], onto[k], out[k]
+        for i in range(len(into)):
+            value = min(max(np.int32(np.int32(row[i] + half) >> shifts[k]), -_LIMIT), _LIMIT)
+            total = np.int32(value + np.int32(under[i]))
+            into[i] = np.float32(min(max(total, -_LIMIT), _LIMIT))
 
 
 @inner
@@ -41,7 +61,10 @@ def _nine_products(x, without_last, without_first, weights, width, sums):  # typ
         sums[k] = np.int32(np.int32(left + middle) + right)
 
 
-@compiled(float32[:, :, ::1], int32[:, ::1], read_only(int32), read_only(int32), float32[:, :, ::1])
+@compiled([
+    (float32[:, :, ::1], int32[:, ::1], read_only(int32), read_only(int32), float32[:, :, ::1]),
+    (float32[:, :, ::1], int32[:, ::1], read_only(int32), read_only(int32), int8[:, :, ::1]),
+])  # fmt: skip
 def depthwise(x, weights, bias, shifts, out):  # type: ignore[no-untyped-def]
     """Activations (C, h, w) of a depthwise 3x3 convolution of whole numbers (C, h, w); weights (C, 9)."""
     channels, height, width = x.shape

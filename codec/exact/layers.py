@@ -23,7 +23,7 @@ from torch.utils.checkpoint import checkpoint
 from codec.errors import BitreelError
 from codec.exact import byte_products
 from codec.exact.byte_products import ByteWeights
-from codec.exact.operations import EXACT_SUMS, LIMIT, activation, clamp, is_floating, round_half_up
+from codec.exact.operations import EXACT_SUMS, LIMIT, activation, add, clamp, is_floating, relu, round_half_up
 
 LARGEST_SHIFT = 12
 BIAS_UNIT = 16.0  # one unit of a bias parameter is this much of an activation, so that one learning rate fits both
@@ -103,6 +103,10 @@ class _Quantized(nn.Module):
             self._kept = ((kept[0], kept[1]), ((weight, bias), self._bytes()))  # type: ignore[assignment]
         return self._kept[1]  # type: ignore[index]
 
+    def bytes(self) -> ByteWeights:
+        """The quantized form as products of bytes take it; raises BitreelError for non-finite weights."""
+        return self._current()[1]
+
     def _bytes(self) -> ByteWeights:
         whole = self.integers()
         weight = torch.from_numpy(whole.weight.reshape(len(whole.weight), -1))
@@ -173,7 +177,7 @@ class ExactConv2d(_Quantized):
             return self._sum(x, self.weight, None if self.bias is None else self.bias * BIAS_UNIT)
         if _in_bytes(x) and (self.depthwise or self.kernel == 1):
             product = byte_products.depthwise if self.depthwise else byte_products.conv
-            return product(x, self._current()[1])
+            return product(x, self.bytes())
         return activation(self._sum(x, *self.quantized()))
 
     def _sum(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
@@ -188,6 +192,14 @@ class ExactConv2d(_Quantized):
         columns = F.unfold(x, 3, padding=1)
         total = torch.matmul(weight.flatten(1), columns).unflatten(2, x.shape[2:])
         return total if bias is None else total + bias.view(-1, 1, 1)
+
+
+def branch(x: Tensor, onto: Tensor, spatial: ExactConv2d, widen: ExactConv2d, narrow: ExactConv2d) -> Tensor:
+    """onto + narrow(relu(widen(spatial(x)))) as an activation, spatial a depthwise convolution: (B, C, h, w) → onto's
+    shape."""
+    if _in_bytes(x) and not is_floating():
+        return byte_products.branch(x, onto, *(layer.bytes() for layer in (spatial, widen, narrow)))
+    return add(onto, narrow(relu(widen(spatial(x)))))
 
 
 class ExactWideMap(_Quantized):
@@ -206,7 +218,7 @@ class ExactWideMap(_Quantized):
         if is_floating():
             return torch.matmul(self.weight[:, :, 0, 0], x.flatten(2)).unflatten(2, x.shape[2:])
         if _in_bytes(x):
-            return byte_products.wide_map(x, self._current()[1], WIDE_LIMIT)
+            return byte_products.wide_map(x, self.bytes(), WIDE_LIMIT)
         weight = self.quantized()[0]
         high = torch.floor((x + _SPLIT // 2) / _SPLIT)
         low = x - high * _SPLIT

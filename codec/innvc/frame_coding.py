@@ -11,6 +11,7 @@ from codec.count_tables import COUNT_BITS, COUNT_TOTAL
 from codec.exact.blocks import checkerboard
 from codec.innvc.prior import PriorNetwork
 from codec.inter.context import (
+    LARGEST_COEFFICIENT,
     STEP_BITS,
     STEP_UNITS,
     around,
@@ -25,6 +26,7 @@ from codec.inter.layout import GROUP_SIZES, GROUP_STARTS, dc_pyramid, live_chann
 from codec.inter.quantization import whole_steps
 from codec.inter.scale_index import TOLD_GUESSES, whole_index
 from codec.inter.symbol_sources import Places, SymbolSource
+from codec.inter.walk_maps import NOTHING, QPBase, flat_map, flat_steps, kernels_for, look_up, plain
 
 _CHANNELS = sum(GROUP_SIZES)
 # A scale index more changes the odds of zero by about a quarter; half a step at a time, in sixteenths of an index.
@@ -132,8 +134,6 @@ class _Walk:
     def _code_map(self, group: int, symbols: Tensor) -> None:
         size, start = GROUP_SIZES[group], GROUP_STARTS[group]
         predicted = self._means(group)
-        base = self.prior.group_base(group, self.kind, self.context.qps[None])
-        base = base + self.context.trim[start : start + size].float()[None, :, None, None]
         parts: tuple[Tensor, ...] = (torch.arange(self.h * self.w, device=self.device).expand(size, -1),)
         if self.prior.in_halves(group):
             parts = checkerboard(size, self.h, self.w, self.device)
@@ -142,20 +142,43 @@ class _Walk:
             if number:
                 known = log_magnitude(symbols.view(1, size, self.h, self.w))
                 features = self.prior.second_half(features, group, known)
-            raw = self.prior.scale_index(features, group, base)[0].flatten(1)
-            index = whole_index(raw.gather(1, flat))
-            index[max(self.live - start, 0) :] = 0
-            places = Places(start, start + size, flat, number > 0)
-            numbers = self.source.tables.scales.number(index)
-            found = self.source.exchange(index, numbers, predicted.gather(1, flat), places)
-            symbols.scatter_(1, flat, found)
+            index, numbers, means = self._look_up(group, self.prior.scale_heads[group](features), predicted, flat)
+            found = self.source.exchange(index, numbers, means, Places(start, start + size, flat, number > 0))
+            told = self._take_in(found, numbers, flat, symbols)
             if self.context.kind:
                 self.source.tables.learn(numbers, found)
-                told = surprise(self.zeros, numbers, found)
                 self._learn(slice(start, start + size), told)
-        steps = self.steps[start : start + size].flatten(1)
-        values = clamp_coefficients(predicted + symbols * steps).int()
-        self.coefficients[start : start + size] = values.view(size, self.h, self.w)
+        self.coefficients[start : start + size] = self._rebuilt(group, predicted, symbols)
+
+    def _look_up(self, group: int, heads: Tensor, means: Tensor, flat: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """See `walk_maps.look_up`."""
+        start = GROUP_STARTS[group]
+        base = QPBase(
+            self.prior.group_table(group, self.kind)[:, 0], self.context.qps.flatten(),
+            self.context.trim[start : start + GROUP_SIZES[group]],
+        )  # fmt: skip
+        return look_up(self.source.tables.scales, heads, base, max(self.live - start, 0), means, flat)
+
+    def _take_in(self, found: Tensor, numbers: Tensor, flat: Tensor, symbols: Tensor) -> Surprise:
+        """Put symbols found where they belong; what they say about their tables."""
+        if (kernels := kernels_for(found)) is None:
+            symbols.scatter_(1, flat, found)
+            return surprise(self.zeros, numbers, found)
+        told = torch.empty(2, len(found), dtype=torch.int64)
+        given = plain(found), plain(numbers), plain(flat), plain(self.zeros)
+        kernels.take_in(*given, symbols.numpy(), told.numpy())
+        return Surprise(told[0], told[1])
+
+    def _rebuilt(self, group: int, means: Tensor, symbols: Tensor) -> Tensor:
+        """A group's coefficients, (n, h, w) int32."""
+        size, start = GROUP_SIZES[group], GROUP_STARTS[group]
+        steps = self.steps[start : start + size]
+        if (kernels := kernels_for(means)) is None:
+            return clamp_coefficients(means + symbols * steps.flatten(1)).int().view(size, self.h, self.w)
+        values = torch.empty(size, self.h, self.w, dtype=torch.int32)
+        into = values.flatten(1).numpy()
+        kernels.rebuild(plain(means), plain(symbols), flat_steps(steps), LARGEST_COEFFICIENT, into)
+        return values
 
     def _learn(self, channels: slice, told: Surprise) -> None:
         """A Newton step towards scales that expect what came; a prior of some symbols holds it back."""
@@ -170,11 +193,21 @@ class _Walk:
             signed = signed_units(self.coefficients[:start], self.steps[:start])[None]
             signed = torch.cat([signed, self.beside], dim=1)
         guesses = None if self.guesses is None else self.guesses[:, :, start : start + size]
-        mean = self.prior.mean(self.features, group, signed, guesses)
-        if mean is None:
-            return torch.zeros(size, self.h * self.w, dtype=torch.int64, device=self.device)
-        scaled = mean[0].flatten(1).long() * self.steps[start : start + size].flatten(1)
-        return (scaled + STEP_UNITS // 2) >> STEP_BITS
+        steps = self.steps[start : start + size]
+        if (kernels := kernels_for(self.features)) is None:
+            mean = self.prior.mean(self.features, group, signed, guesses)
+            if mean is None:
+                return torch.zeros(size, self.h * self.w, dtype=torch.int64, device=self.device)
+            return (mean[0].flatten(1).long() * steps.flatten(1) + STEP_UNITS // 2) >> STEP_BITS
+        known, gates, leanings = self.prior.mean_parts(self.features, group, signed, guesses)
+        found = torch.empty(size, self.h * self.w, dtype=torch.int64)
+        given = NOTHING[0], NOTHING[0], NOTHING, NOTHING
+        if known is not None and gates is not None:
+            given = flat_map(known, torch.float32)[0], flat_map(gates, torch.float32)[0], *given[2:]
+        if guesses is not None and leanings is not None:
+            given = *given[:2], flat_map(guesses[0], torch.float32), flat_map(leanings[0], torch.float32)
+        kernels.couple(*given, flat_steps(steps), found.numpy())
+        return found
 
     def _code_pyramid(self, symbols: Tensor) -> None:
         """Intra DC values, lattice by lattice; each is predicted from its known neighbours."""

@@ -16,6 +16,8 @@ back and the path stays invertible.
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import torch
 from torch import Tensor, nn
 
@@ -36,6 +38,15 @@ _FIRST_GATES = (10.0, 24.0, 0.0)  # of 64, for each guess before training
 def beside(group: int) -> int:
     """How many values of neighbouring blocks a group's mean is made of: DC slopes, later group 1 as well."""
     return 4 * (GROUP_SIZES[0] if group == 1 else GROUP_SIZES[0] + GROUP_SIZES[1])
+
+
+class MeanParts(NamedTuple):
+    """known: what earlier groups say, in sixteenths of a step, and its gates, (B, n, h, w); leanings: the guesses'
+    gates, (B, GUESSES, n, h, w)."""
+
+    known: Tensor | None
+    gates: Tensor | None
+    leanings: Tensor | None
 
 
 class PriorNetwork(nn.Module):
@@ -106,9 +117,15 @@ class PriorNetwork(nn.Module):
         if qp.dim() == 1:
             table = self.base_scale(qp)[torch.arange(len(qp), device=qp.device), kind]
             return torch.as_tensor(table[:, channels, None, None])
-        # All QPs at once, (64, kinds, n), then each block its own.
-        tables = self.base_scale(torch.arange(QP_COUNT, device=qp.device))[:, :, channels]
-        return torch.as_tensor(tables[qp, kind.view(-1, 1, 1)].permute(0, 3, 1, 2))
+        # All QPs at once, then each block its own.
+        numbers = torch.arange(len(qp), device=qp.device).view(-1, 1, 1)
+        return torch.as_tensor(self.group_table(group, kind)[qp, numbers].permute(0, 3, 1, 2))
+
+    def group_table(self, group: int, kind: Tensor) -> Tensor:
+        """The same for all QPs: kind (B,) → (64, B, n)."""
+        start = GROUP_STARTS[group]
+        tables = self.base_scale(torch.arange(QP_COUNT, device=kind.device))
+        return torch.as_tensor(tables[:, kind, start : start + GROUP_SIZES[group]])
 
     def mean(self, features: Tensor, group: int, signed: Tensor | None, guesses: Tensor | None) -> Tensor | None:
         """Coupling mean of a group in sixteenths of a step: (B, n, h, w), or None where nothing is known.
@@ -117,14 +134,23 @@ class PriorNetwork(nn.Module):
         neighbours have in group 1, (B, start + 12 or + 48, h, w); None for group 0. guesses: what each guess differs by
         from the base, (B, GUESSES, n, h, w), sixteenths of a step; None for intra frames.
         """
+        known, gates, leanings = self.mean_parts(features, group, signed, guesses)
         total = None
-        if group and signed is not None:
-            total = scale_by_gate(self.mean_maps[group - 1](signed), self.gate_heads[group - 1](features))
-        if guesses is not None:
-            gates = self.lean_heads[group](features).unflatten(1, (GUESSES, -1))
-            leaning = lean(guesses, gates)
+        if known is not None and gates is not None:
+            total = scale_by_gate(known, gates)
+        if guesses is not None and leanings is not None:
+            leaning = lean(guesses, leanings)
             total = leaning if total is None else total + leaning
         return total
+
+    def mean_parts(self, features: Tensor, group: int, signed: Tensor | None, guesses: Tensor | None) -> MeanParts:
+        """What `mean` is made of."""
+        known = gates = leanings = None
+        if group and signed is not None:
+            known, gates = self.mean_maps[group - 1](signed), self.gate_heads[group - 1](features)
+        if guesses is not None:
+            leanings = self.lean_heads[group](features).unflatten(1, (GUESSES, -1))
+        return MeanParts(known, gates, leanings)
 
     def _initialize(self) -> None:
         """Start as a plain transform codec: zero means, scales as natural images roughly have them."""

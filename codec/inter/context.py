@@ -12,13 +12,14 @@ from codec.exact.kept import kept
 from codec.exact.layers import WIDE_LIMIT
 from codec.exact.operations import LIMIT, floor_divide
 from codec.inter.layout import ORDER
+from codec.inter.walk_maps import flat_map, flat_steps, kernels_for
 
 MAGNITUDE_FRACTION = 16  # magnitudes are told in sixteenths of a step
 STEP_BITS = 4
 STEP_UNITS = 1 << STEP_BITS  # signed values and means: sixteenths of a step
 _OCTAVE = 12  # what a doubling of a magnitude is worth as an activation
 _TABLE_SIZE = 1 << 15
-_LARGEST_COEFFICIENT = 1 << 16  # far above any real one, whatever a stream claims
+LARGEST_COEFFICIENT = 1 << 16  # far above any real one, whatever a stream claims
 _CODED = 64  # activation that says "not zero"
 
 
@@ -42,7 +43,13 @@ def log_magnitude(symbols: Tensor) -> Tensor:
 
 
 def log_steps(values: Tensor, step: Tensor) -> Tensor:
-    """Activation of |v| / step: 12·log2(1 + |v|/step). Whole values and steps of any type; step is broadcast."""
+    """Activation of |v| / step: 12·log2(1 + |v|/step). Whole values (..., channels, h, w), |v| < 2^31, and steps
+    (channels, h, w) or (channels, 1, 1) int64."""
+    if (kernels := kernels_for(values)) is not None:
+        found = torch.empty(values.shape)
+        into = flat_map(found, torch.float32)
+        kernels.log_steps(flat_map(values, torch.int32), flat_steps(step), _log_table(values.device).numpy(), into)
+        return found
     scaled = floor_divide(values.abs().long() * MAGNITUDE_FRACTION, step)
     return _log_table(values.device)[scaled.clamp_max(_TABLE_SIZE - 1)]
 
@@ -59,7 +66,12 @@ def seen_symbols(symbols: Tensor) -> Tensor:
 
 
 def signed_units(values: Tensor, step: Tensor) -> Tensor:
-    """v / step in sixteenths, rounded half up, within ±8191, float32. Whole values and steps; step is broadcast."""
+    """v / step in sixteenths, rounded half up, within ±8191, float32; values and steps as of `log_steps`."""
+    if (kernels := kernels_for(values)) is not None:
+        found = torch.empty(values.shape)
+        into = flat_map(found, torch.float32)
+        kernels.signed_units(flat_map(values, torch.int32), flat_steps(step), WIDE_LIMIT, into)
+        return found
     scaled = floor_divide(values.long() * (2 * STEP_UNITS) + step, 2 * step)
     return scaled.clamp(-WIDE_LIMIT, WIDE_LIMIT).float()
 
@@ -100,4 +112,4 @@ def _index(order: tuple[int, ...], device: torch.device) -> Tensor:
 
 def clamp_coefficients(values: Tensor) -> Tensor:
     """Whole coefficients, held where sums of them are safe."""
-    return values.clamp(-_LARGEST_COEFFICIENT, _LARGEST_COEFFICIENT)
+    return values.clamp(-LARGEST_COEFFICIENT, LARGEST_COEFFICIENT)

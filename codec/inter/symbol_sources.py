@@ -16,6 +16,7 @@ from codec.count_tables import COUNT_BITS, COUNT_TOTAL
 from codec.distributions import ScaleTables
 from codec.entropy_coding import SymbolDecoder, SymbolEncoder
 from codec.inter.symbol_mixing import Half, SymbolMixing
+from codec.inter.walk_maps import kernels_for, plain
 
 
 class FrameTables:
@@ -34,7 +35,7 @@ class FrameTables:
     def learn(self, numbers: Tensor, symbols: Tensor) -> None:
         """Take in symbols and their tables' numbers, of one shape, for the frames to come."""
         if self._adaptive is not None:
-            self._adaptive.count(_flat(numbers), _flat(symbols))
+            self._adaptive.count(_whole(numbers), _whole(symbols))
 
 
 class SymbolSource(Protocol):
@@ -73,6 +74,13 @@ class Quantizing:
 
     def exchange(self, index: Tensor, numbers: Tensor, predicted: Tensor, places: Places) -> Tensor:
         channels = slice(places.start, places.stop)
+        if (kernels := kernels_for(predicted)) is not None:
+            scales, found = self.tables.scales, torch.empty(predicted.shape, dtype=torch.int32)
+            kernels.quantize(
+                plain(self.target[channels].int()), plain(self.steps[channels]), plain(places.flat), plain(predicted),
+                plain(index), plain(scales.dead_zones), plain(scales.roundings), found.numpy(),
+            )  # fmt: skip
+            return found
         residual = self.target[channels].gather(1, places.flat) - predicted
         return self.tables.scales.quantize(residual, self.steps[channels].gather(1, places.flat), index)
 
@@ -119,5 +127,5 @@ class Decoding:
         """Nothing is left to do."""
 
 
-def _flat(values: Tensor) -> NDArray[Any]:
-    return np.asarray(values.reshape(-1).cpu())
+def _whole(values: Tensor) -> NDArray[Any]:
+    return values.cpu().contiguous().numpy()
