@@ -104,7 +104,7 @@ def _search_frame(
             for event in (event for row in done[first :: threads.count] for event in row):
                 event.set()
 
-    threads.each(every, range(min(threads.count, rows)))
+    threads.map(every, range(min(threads.count, rows)))
 
 
 class QuarterPlanes:
@@ -132,7 +132,7 @@ class QuarterPlanes:
             if slot is None:
                 slot = self._owners.index(None)
                 whole, into = np.ascontiguousarray(reference[0].byte().numpy()), self.planes[slot]
-                threads.each(partial(quarter_planes, whole, into), range(4))
+                threads.map(partial(quarter_planes, whole, into), range(4))
                 self._owners[slot] = reference
             slots.append(slot)
         return np.array(slots)

@@ -18,6 +18,7 @@ from codec.inter.post_filter import FilterDecoding
 from codec.inter.symbol_sources import Decoding
 from codec.intra.coding import decode_intra
 from codec.streams import QP_COUNT
+from codec.threads import alone_if_small
 
 if TYPE_CHECKING:
     from codec.dcvc_fm.model import DCVCFM
@@ -44,6 +45,7 @@ def _intra(state: CodingState, coder: SymbolDecoder, qp: int) -> Frame:
     return state.finish_intra(coded, qp, FilterDecoding(coder))
 
 
+@alone_if_small
 def _inter(state: CodingState, coder: SymbolDecoder, qp: int, refreshed: bool) -> Frame:
     quality = receive_quality(coder, qp, refreshed)
     motion = receive_motion(state, coder)

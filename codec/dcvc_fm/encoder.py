@@ -31,6 +31,7 @@ from codec.intra.coding import Planes as IntraPlanes
 from codec.intra.coding import encode_intra
 from codec.lifting import forward_transform
 from codec.streams import QP_COUNT, CodedFrame, EncodeOptions
+from codec.threads import alone_if_small
 
 if TYPE_CHECKING:
     from codec.dcvc_fm.model import DCVCFM
@@ -95,6 +96,7 @@ def _flags(coder: SymbolEncoder, planes: Planes) -> FilterEncoding:
     return FilterEncoding(coder, as_samples((planes[0][0], planes[1][0])))
 
 
+@alone_if_small
 def code_inter(state: CodingState, search: FrameSearch, frame: Frame, quality: FrameQuality) -> CodedFrame:
     codec, coder = state.codec, SymbolEncoder()
     planes = state.padded(frame)

@@ -20,6 +20,7 @@ from codec.inter.post_filter import FilterDecoding
 from codec.inter.quantization import LOSSLESS_QP
 from codec.inter.symbol_sources import Decoding
 from codec.intra.coding import decode_intra
+from codec.threads import alone_if_small
 
 if TYPE_CHECKING:
     from codec.innvc.model import InnVC
@@ -45,6 +46,7 @@ def receive_field(state: CodingState, coder: SymbolDecoder, qp: int) -> None:
         state.field[number] = values.clamp(-LARGEST_VALUE, LARGEST_VALUE).float().reshape(1, *shape)
 
 
+@alone_if_small
 def _decode_frame(state: CodingState, coder: SymbolDecoder, qp: int, intra: bool) -> Frame:
     if qp == LOSSLESS_QP:
         frame = decode_lossless(state, coder, intra)

@@ -44,6 +44,7 @@ from codec.intra.coding import encode_intra
 from codec.lifting import forward_transform
 from codec.motion import Motion
 from codec.streams import CodedFrame, EncodeOptions
+from codec.threads import alone_if_small
 
 if TYPE_CHECKING:
     from codec.innvc.model import InnVC
@@ -117,6 +118,7 @@ def _segments(frames: Iterable[Frame], length: int, period: int) -> Iterator[tup
         yield held, intra
 
 
+@alone_if_small
 @full_precision()
 def _propose_field(state: CodingState, segment: list[Frame], qp: int, intra: bool) -> Field:
     """The field encoder's levels for a segment, rounded: (1, slices, channels, rows, columns) whole float32 each.
@@ -177,6 +179,7 @@ class _Start:
     ahead: _Plan | None
 
 
+@alone_if_small
 @full_precision()
 def _plan_frame(state: CodingState, search: FrameSearch, planes: Planes, qp: int, period: int) -> _Plan:
     step = step_size(torch.tensor([qp], device=state.device))
@@ -187,6 +190,7 @@ def _plan_frame(state: CodingState, search: FrameSearch, planes: Planes, qp: int
     return _Plan(planes, qp, period, motion, prediction, target)
 
 
+@alone_if_small
 def _encode_frame(state: CodingState, plan: _Plan) -> Later:
     coded = _later(plan.planes)
     send_motion(state, coded.coder, plan.motion, plan.period)
@@ -207,6 +211,7 @@ def _cost(state: CodingState, coded: Later, plan: _Plan) -> float:
     )
 
 
+@alone_if_small
 def _inter_start(state: CodingState, plan: _Plan, proposed: Field) -> _Start:
     """Code a segment's first frame without the field, then with one level more as long as that makes it cheaper.
 
@@ -226,6 +231,7 @@ def _inter_start(state: CodingState, plan: _Plan, proposed: Field) -> _Start:
     return best[1]
 
 
+@alone_if_small
 def _intra_start(
     state: CodingState,
     search: FrameSearch,

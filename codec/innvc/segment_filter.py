@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
@@ -40,6 +41,7 @@ from codec.inter.post_filter import (
     plane_step,
 )
 from codec.streams import CodedFrame
+from codec.threads import side_by_side
 
 _SWEEPS = 3
 _ROUNDS = 2  # which blocks are filtered follows from the gains, and they from that
@@ -93,7 +95,8 @@ def _choose(state: CodingState, held: Sequence[Held]) -> Values | None:
     seen = [frame.coded for frame in held if frame.coded.picture is not None and not frame.coded.picture.intra]
     if not seen:
         return None
-    sums = [_weighted(state.post_filter, coded) for coded in seen]
+    with side_by_side() as threads:
+        sums = threads.map(partial(_weighted, state.post_filter), seen)
     return choose_values(sums, state.gain_chances)
 
 

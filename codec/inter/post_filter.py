@@ -37,6 +37,7 @@ from codec.entropy_coding import SymbolDecoder, SymbolEncoder
 from codec.errors import BitreelError
 from codec.inter.prediction import Prediction
 from codec.inter.quantization import LOSSLESS_QP, intra_steps
+from codec.threads import side_by_side
 
 BLOCK = 32  # luma samples a side of the block that one flag is for
 GUESSES = 4  # that are looked at: the base, and the first of the others
@@ -174,17 +175,23 @@ class PostFilter:
 
         gains: of an inter frame's parts; None for all as they are.
         """
-        from codec.inter.post_filter_kernels import filter_plane
-
         made = np.empty_like(picture.planes[0]), np.empty_like(picture.planes[1])
-        for number, (kind, plane, guesses) in enumerate(_planes(picture)):
-            out = made[1][number - 1] if kind else made[0]
+        outs = made[0], *made[1]
+
+        def filter_one(number: int) -> None:
+            from codec.inter.post_filter_kernels import filter_plane
+
+            kind, plane, guesses = planes[number]
             if not flags[number].any():
-                out[:] = plane
-                continue
+                outs[number][:] = plane
+                return
             looked = self._looked(picture, kind, plane, guesses)
             own = gains[kind] if gains is not None and not picture.intra else _plain_gains(picture)
-            filter_plane(*looked, own, CLOSE, flags[number], BLOCK >> kind, out)
+            filter_plane(*looked, own, CLOSE, flags[number], BLOCK >> kind, outs[number])
+
+        planes = list(_planes(picture))
+        with side_by_side() as threads:
+            threads.map(filter_one, range(3))
         return made
 
     def measure(self, picture: Picture, source: Planes) -> list[PartSums]:
