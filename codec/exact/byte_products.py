@@ -74,7 +74,7 @@ def depthwise(x: Tensor, layer: ByteWeights) -> Tensor:
 def branch(x: Tensor, onto: Tensor, spatial: ByteWeights, widen: ByteWeights, narrow: ByteWeights) -> Tensor:
     """onto + narrow(relu(widen(spatial(x)))), the first a depthwise 3x3 convolution: (B, C, h, w) → that of onto."""
     batch, channels, h, w = x.shape
-    out = torch.empty(batch, len(narrow.bias), h * w)
+    out = torch.empty(batch, len(narrow.bias), h * w, dtype=torch.float32)
     near, wide = (torch.empty(n, h * w, dtype=torch.int8) for n in (channels, len(widen.bias)))
     for single, under, into in zip(x.contiguous(), onto.contiguous().flatten(2), out, strict=True):
         given = single.numpy(), spatial.weight.numpy(), spatial.bias, spatial.shift

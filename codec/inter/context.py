@@ -46,7 +46,7 @@ def log_steps(values: Tensor, step: Tensor) -> Tensor:
     """Activation of |v| / step: 12·log2(1 + |v|/step). Whole values (..., channels, h, w), |v| < 2^31, and steps
     (channels, h, w) or (channels, 1, 1) int64."""
     if (kernels := kernels_for(values)) is not None:
-        found = torch.empty(values.shape)
+        found = torch.empty(values.shape, dtype=torch.float32)
         into = flat_map(found, torch.float32)
         kernels.log_steps(flat_map(values, torch.int32), flat_steps(step), _log_table(values.device).numpy(), into)
         return found
@@ -68,7 +68,7 @@ def seen_symbols(symbols: Tensor) -> Tensor:
 def signed_units(values: Tensor, step: Tensor) -> Tensor:
     """v / step in sixteenths, rounded half up, within ±8191, float32; values and steps as of `log_steps`."""
     if (kernels := kernels_for(values)) is not None:
-        found = torch.empty(values.shape)
+        found = torch.empty(values.shape, dtype=torch.float32)
         into = flat_map(found, torch.float32)
         kernels.signed_units(flat_map(values, torch.int32), flat_steps(step), WIDE_LIMIT, into)
         return found
