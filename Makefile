@@ -19,9 +19,11 @@ demo: $(STAMP)
 	$(BIN)/bitreel demo $(if $(VIDEOS),--videos $(VIDEOS))
 
 test: lint
+	$(BIN)/python -m codec.kernel_cache
 	$(BIN)/python -m pytest
 
 test-all: lint
+	$(BIN)/python -m codec.kernel_cache
 	$(BIN)/python -m pytest -m "slow or not slow"
 
 lint: $(STAMP)

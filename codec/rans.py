@@ -28,9 +28,11 @@ _TO_BUCKET = np.uint64(COUNT_BITS - BUCKET_BITS)
 _HALF = np.uint32(1 << 31)
 _njit: Any = numba.njit  # its types know few ways to call it
 # What kernels are made of. None of these makes an array, so none needs to count references to those it is given: that
-# costs more than most of them do. Small ones of inner loops go straight into the code around them.
-inner: Any = _njit(error_model="numpy", _nrt=False)
-inlined: Any = _njit(error_model="numpy", _nrt=False, forceinline=True)
+# costs more than most of them do. None is called from Python, and wrappers for it would take a sixth of the compiler's
+# time. Small ones of inner loops go straight into the code around them.
+_part: dict[str, Any] = {"error_model": "numpy", "_nrt": False, "no_cpython_wrapper": True, "no_cfunc_wrapper": True}
+inner: Any = _njit(**_part)
+inlined: Any = _njit(**_part, forceinline=True)
 
 
 def read_only(kind: Any) -> Any:
@@ -38,7 +40,7 @@ def read_only(kind: Any) -> Any:
 
 
 @lru_cache
-def _kernels_digest() -> str:
+def kernels_digest() -> str:
     """Changes with any kernel's source: one file's kernels are compiled into another's, which a cache would not see."""
     digest = hashlib.sha256()
     for path in sorted(Path(__file__).parent.rglob("*.py")):
@@ -56,7 +58,7 @@ def compiled(*signature: Any) -> Callable[[Callable[..., Any]], Callable[..., An
     """
 
     def compile_kernel(kernel: Callable[..., Any]) -> Callable[..., Any]:
-        kernel.__qualname__ += _kernels_digest()  # the cache's key
+        kernel.__qualname__ += kernels_digest()  # the cache's key
         options: dict[str, Any] = {"nogil": True, "error_model": "numpy"}
         if not signature:
             return _compiled_at_first(kernel, options)

@@ -101,7 +101,8 @@ def encode_samples(coder: SymbolEncoder, planes: Planes, guesses: list[Planes], 
         used = code(first, last, intervals, nothing, np.zeros(2, np.uint64))
         coder.encode_intervals(intervals[:used].copy())
 
-    planes = tuple(np.ascontiguousarray(plane) for plane in planes)  # type: ignore[assignment]
+    # The kernel, which finds samples as well, takes arrays that may be written to.
+    planes = tuple(np.require(plane, requirements="CW") for plane in planes)  # type: ignore[assignment]
     _code_planes(False, planes, guesses, model, run)
 
 

@@ -81,6 +81,13 @@ def test_constant_planes_cost_almost_nothing(value: int) -> None:
     assert len(payload) < 150
 
 
+def test_planes_that_may_not_be_written_to_are_coded() -> None:
+    planes = noise(16, 16)
+    for plane in planes:
+        plane.setflags(write=False)
+    assert same(decode(encode(planes, [], SampleModel()), planes, [], SampleModel()), planes)
+
+
 def test_extremes_side_by_side() -> None:
     planes = flat(32, 48, 0)
     for plane in planes:
