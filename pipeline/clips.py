@@ -218,7 +218,8 @@ class ClipCutter:
 
 def _mean(samples: NDArray[np.uint8]) -> float:
     """Exact, and quicker than by way of floats."""
-    return int(np.add.reduce(samples, axis=None, dtype=np.uint64)) / samples.size
+    width = np.uint32 if samples.size < 1 << 24 else np.uint64
+    return int(np.add.reduce(samples, axis=None, dtype=width)) / samples.size
 
 
 @dataclass(frozen=True)

@@ -36,7 +36,7 @@ _NATIVE = {"yuv420p", "yuvj420p"}
 _TEXT_ART = {"tty", "bin", "xbin", "adf", "idf"}  # FFmpeg "plays" text files; nobody means that
 # Where a container only promises a count or length, edit lists and rounding may honestly take this share away.
 _TOLERATED_SHARE, _TOLERATED_FRAMES = 0.1, 3
-_MOST_AHEAD, _BYTES_AHEAD = 16, 4 << 20
+_MOST_AHEAD, _BYTES_AHEAD = 32, 4 << 20
 
 
 def open_video(
@@ -205,13 +205,15 @@ class VideoSource:
             self._rest = self._decode()
             self._first = next(self._rest, None)
         first, self._first = self._first, None
+        width, height, name = self._width, self._height, self.pixel_format
         count, last, shortest, longest = 0, None, 1 << 62, 0
         for batch in chain([first] if first else [], self._rest):
             for index, picture in enumerate(batch):
-                if fault := self._fault(picture, count + index):
+                same = picture.width == width and picture.height == height and picture.format.name == name
+                if not same or picture.is_corrupt:
                     if index:
                         yield batch[:index]
-                    raise VideoError(f"{self.path}: {fault}")
+                    raise VideoError(f"{self.path}: {self._fault(picture, count + index)}")
                 time = picture.pts
                 if time is not None and last is not None and time > last:
                     step = time - last
@@ -228,12 +230,12 @@ class VideoSource:
             self.notes.append("variable frame rate: frames kept by index, mean rate stated")
 
     def _fault(self, picture: VideoFrame, index: int) -> str:
-        """Why this picture can't be part of the video, or ""."""
+        """Why this picture can't be part of the video."""
         if picture.width != self._width or picture.height != self._height:
             return f"frame size changes at frame {index}; split the file there"
         if picture.format.name != self.pixel_format:
             return f"pixel format changes at frame {index}; split the file there"
-        return f"damaged at frame {index}" if picture.is_corrupt else ""
+        return f"damaged at frame {index}"
 
     def _decode(self) -> Iterator[list[VideoFrame]]:
         """One picture, then a few at a time where they are small: who works on each finds its code in the caches."""

@@ -173,7 +173,8 @@ def write_fragment(store: Store, name: str, rows: list[dict[str, Any]], schema: 
         raise ValueError(f"{name}: no columns for {', '.join(sorted(unknown))}")
     columns = [_column([row.get(field.name) for row in rows], field.type) for field in schema]
     buffer = pa.BufferOutputStream()
-    pq.write_table(pa.Table.from_arrays(columns, schema=schema), buffer)
+    # Without what pays off in large files only; fragments are merged into such.
+    pq.write_table(pa.Table.from_arrays(columns, schema=schema), buffer, use_dictionary=False, write_statistics=False)
     open_store_folder(store).write(f"{name}.parquet", buffer.getvalue().to_pybytes())
 
 

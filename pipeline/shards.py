@@ -28,6 +28,7 @@ from pipeline.store_folder import StoreFolder
 _FOLDER = "shards"
 SHARD_BYTES = 1 << 30  # a source that needs more gets several shards
 _HASHED_AT_ONCE = 1 << 17  # bytes; BLAKE3 is quickest on whole ones of these, from the first byte hashed
+_as_json = json.JSONEncoder(sort_keys=True).encode
 _NO_SPACE = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
 
@@ -106,7 +107,7 @@ class ShardWriter:
         member[: len(head)] = np.frombuffer(head, np.uint8)
         offset = handle.tell() + tarfile.BLOCKSIZE
         handle.advance(len(member))
-        text = json.dumps(row, sort_keys=True).encode()
+        text = _as_json(row).encode()
         handle.write(_padding(length) + _tar_header(f"{key}.json", len(text)) + text + _padding(len(text)))
         row |= {"shard": self._parts[-1][1], "offset": offset, "length": length}
         self._rows.append(row)
