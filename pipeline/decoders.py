@@ -115,7 +115,7 @@ class VideoSource:
 
     def views(self) -> Iterator[list[PlaneViews]]:
         """As iteration, but a few frames at a time, and planes may be strided views of the decoder's own buffers: read
-        them, never write."""
+        them, never write. A list is emptied when the next one is asked for."""
         view = self._view if self._as_stored else lambda picture: PlaneViews(*self._to_frame(picture).planes)
         for pictures in self._batches():
             batch = [view(picture) for picture in pictures]
@@ -250,7 +250,7 @@ class VideoSource:
             if got := len(batch):
                 size = batch[0].width * batch[0].height
                 yield batch
-                batch.clear()  # whoever else has the list: the decoder gets its buffers back before it goes on
+                batch.clear()  # whoever else has the list: the decoder gets its buffers back, warm, before it goes on
             if failure is not None:
                 raise VideoError(f"{self.path}: damaged or truncated ({_reason(failure)})") from failure
             if got < many:
