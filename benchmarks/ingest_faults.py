@@ -13,6 +13,7 @@ import argparse
 import json
 import os
 import random
+import secrets
 import signal
 import socket
 import subprocess
@@ -23,6 +24,9 @@ import time
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+
+# A cluster started by `ray start` asks for a token where this machine has one. Ray reads it when it is imported.
+os.environ |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
 
 from benchmarks.ingest_footage import scaled_videos
 from pipeline.ingest import IngestReport, ingest_videos

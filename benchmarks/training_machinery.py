@@ -3,8 +3,8 @@
 Steady state: the same recipe, seed and store in a fresh process each time, in turns: the plain loop, Ray Train with one
 worker of one thread, Ray Train with two, and what the host itself gives two such processes: two plain loops at once,
 each with half the batch, that know nothing of each other. A round's figure is the median of its logged windows, the
-first one left out; the ratios are medians over rounds, of the clock and, for a host that has other work, of rank 0's CPU
-time. The plain loops write no checkpoints, the others do.
+first one left out; the ratios are medians over rounds, of the clock and, for a host that has other work, of rank 0's
+CPU time. The plain loops write no checkpoints, the others do.
 
 Waiting: from the command to the first finished step and, a worker killed with -9 in mid-run, from its death to the next
 finished step, with what went by between (Ray up, workers there, training begun).

@@ -6,8 +6,7 @@ one clip of its whole length, so that nothing short is lost altogether.
 
 from __future__ import annotations
 
-from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -19,7 +18,7 @@ from codec.frames import Frame
 from pipeline.curation import Bars, find_bars, perceptual_hash, reason_to_drop
 from pipeline.decoders import PlaneViews
 from pipeline.ingest_calls import Curation
-from pipeline.shots import ShotCutDetector
+from pipeline.shots import LOOKAHEAD, ShotCutDetector
 
 Picture = Frame | PlaneViews | NDArray[np.uint8]  # the last: RGB (H, W, 3)
 
@@ -77,7 +76,7 @@ class ClipMemory(Protocol):
         """Memory for the next clip, uint8 of this shape. Asked for again, it may be the same."""
 
     def settle(self, frames: int) -> None:
-        """The first frames of the room, so many, are as they stay."""
+        """The first frames of the room, so many, are made. They stay as they are until a room is asked for again."""
 
 
 class FreshMemory:
@@ -91,7 +90,7 @@ class FreshMemory:
 
 
 class ClipCutter:
-    """Feed pictures (Frames, or RGB arrays); makes each clip in a room of `memory` and hands it to `on_clip`."""
+    """Feed pictures, a few at a time; makes each clip in a room of `memory` and hands it to `on_clip`."""
 
     def __init__(
         self,
@@ -117,7 +116,7 @@ class ClipCutter:
         self._steps: list[float] = []  # of the clip's frames
         # Pictures whose place in a shot is not known yet. The first `_placed` of them lie behind the clip's frames
         # already, copied while the processor's caches held them; after a cut they are copied once more.
-        self._waiting: deque[tuple[Picture, float]] = deque()
+        self._waiting: list[Picture] = []
         self._placed = 0
         self._shot_has_clip = False
         self._detector = ShotCutDetector()
@@ -125,41 +124,46 @@ class ClipCutter:
         self._cuts: set[int] = set()
         self.frames = 0
 
-    def push(self, picture: Picture) -> None:
-        """Take the next picture, which must not change any more; its place in a shot is known a few frames later."""
-        detector, place = self._detector, self._filled + len(self._waiting)
-        if place < self._clip_frames and self._placed == len(self._waiting):
-            self._place(picture, place)
-            self._placed += 1
-        if cuts := detector.push(picture[..., 1] if isinstance(picture, np.ndarray) else picture.y):
-            self._cuts.update(cuts)
-        self._waiting.append((picture, detector.last_step))
-        self.frames += 1
-        while self._next < detector.judged:
-            self._take()
+    def push(self, pictures: Sequence[Picture]) -> None:
+        """Take the next pictures, which must not change any more; their place in a shot is known a few frames later."""
+        for picture in pictures:
+            self._waiting.append(picture)
+            self._place_waiting()
+            self._detector.look(picture[..., 1] if isinstance(picture, np.ndarray) else picture.y)
+            if len(self._waiting) - (self._clip_frames - self._filled) >= LOOKAHEAD:
+                self._take(self._detector.judge())  # the clip is whole: what follows has its place now
+        self._take(self._detector.judge())
+        self.frames += len(pictures)
 
     def finish(self) -> None:
         """The video is over: hand out what is left."""
-        self._cuts.update(self._detector.finish())
-        while self._waiting:
-            self._take()
+        self._take(self._detector.finish())
         self._end_shot()
 
-    def _take(self) -> None:
-        if self._next in self._cuts:
-            self._cuts.remove(self._next)
-            self._end_shot()
-        picture, step = self._waiting.popleft()
-        if self._placed:
-            self._placed -= 1
-        else:
-            self._place(picture, self._filled)
-        self._steps.append(step)
-        self._filled += 1
-        self._next += 1
-        self._memory.settle(self._filled)
-        if self._filled == self._clip_frames:
-            self._hand_out()
+    def _take(self, cuts: list[int]) -> None:
+        """Move on as far as cuts are known, these now as well, from one cut or end of a clip to the next."""
+        self._cuts.update(cuts)
+        judged = self._detector.judged
+        while self._next < judged:
+            if self._next in self._cuts:
+                self._cuts.remove(self._next)
+                self._end_shot()
+            self._place_waiting()
+            run = min(judged, self._next + self._clip_frames - self._filled, *self._cuts) - self._next
+            self._steps += self._detector.steps(run)
+            del self._waiting[:run]
+            self._placed -= run
+            self._filled += run
+            self._next += run
+            if self._filled == self._clip_frames:
+                self._hand_out()
+
+    def _place_waiting(self) -> None:
+        """Copy waiting pictures behind the clip's frames, as many as the clip can take."""
+        for picture in self._waiting[self._placed : self._clip_frames - self._filled]:
+            self._place(picture, self._filled + self._placed)
+            self._placed += 1
+            self._memory.settle(self._filled + self._placed)
 
     def _place(self, picture: Picture, t: int) -> None:
         """Downscale, crop, pad by edge and store one picture as frame `t` of the clip."""
@@ -214,7 +218,8 @@ class ClipCutter:
 
 def _mean(samples: NDArray[np.uint8]) -> float:
     """Exact, and quicker than by way of floats."""
-    return int(np.add.reduce(samples, axis=None, dtype=np.uint64)) / samples.size
+    width = np.uint32 if samples.size < 1 << 24 else np.uint64
+    return int(np.add.reduce(samples, axis=None, dtype=width)) / samples.size
 
 
 @dataclass(frozen=True)

@@ -72,12 +72,16 @@ def perceptual_hash(luma: Sequence[NDArray[np.uint8]]) -> str:
     Coding, scaling and small shifts of level change a few bits of it.
     """
     down, across = (max(1, side // _SAMPLES) for side in luma[0].shape)
-    sampled = np.stack([frame[::down, ::across] for frame in luma]).astype(np.float32)
-    height, width = sampled.shape[1:]
-    low = (_transform(height) @ (sampled @ _transform(width).T)).reshape(len(luma), -1)
+    low = np.stack([_lowest(frame[::down, ::across]) for frame in luma])
     low[:, 0] = -np.inf  # the mean says nothing but how bright it is
     median = np.sort(low)[:, _LOW * _LOW // 2, None]
     return np.packbits(low > median).tobytes().hex()
+
+
+def _lowest(luma: NDArray[np.uint8]) -> NDArray[np.float32]:
+    """(64,): the lowest frequencies of a picture (H, W)."""
+    height, width = luma.shape
+    return (_transform(height) @ (luma.astype(np.float32) @ _transform(width).T)).reshape(-1)
 
 
 @lru_cache(8)

@@ -36,7 +36,7 @@ _NATIVE = {"yuv420p", "yuvj420p"}
 _TEXT_ART = {"tty", "bin", "xbin", "adf", "idf"}  # FFmpeg "plays" text files; nobody means that
 # Where a container only promises a count or length, edit lists and rounding may honestly take this share away.
 _TOLERATED_SHARE, _TOLERATED_FRAMES = 0.1, 3
-_MOST_AHEAD, _BYTES_AHEAD = 16, 4 << 20
+_MOST_AHEAD, _BYTES_AHEAD = 32, 4 << 20
 
 
 def open_video(
@@ -109,31 +109,33 @@ class VideoSource:
 
     def __iter__(self) -> Iterator[Frame]:
         """Frames whose planes are contiguous and their own."""
-        for view in self.views():
+        for view in chain.from_iterable(self.views()):
             y, u, v = (np.array(plane, order="C") for plane in view)
             yield Frame(y, u, v)
 
-    def views(self) -> Iterator[PlaneViews]:
-        """As iteration, but planes may be strided views of the decoder's own buffers: read them, never write."""
-        if not self._as_stored:
-            yield from (PlaneViews(*self._to_frame(picture).planes) for picture in self._pictures())
-            return
-        chroma_width, chroma_height = self.format.chroma_size
-        luma, chroma = (self._height, self._width), (chroma_height, chroma_width)
+    def views(self) -> Iterator[list[PlaneViews]]:
+        """As iteration, but a few frames at a time, and planes may be strided views of the decoder's own buffers: read
+        them, never write. A list is emptied when the next one is asked for."""
+        view = self._view if self._as_stored else lambda picture: PlaneViews(*self._to_frame(picture).planes)
+        for pictures in self._batches():
+            batch = [view(picture) for picture in pictures]
+            yield batch
+            batch.clear()
+
+    def _view(self, picture: VideoFrame) -> PlaneViews:
+        y, u, v = picture.planes
         view: Any = np.ndarray  # its type stub does not know that a plane is a buffer
-        for picture in self._pictures():
-            y, u, v = picture.planes
-            yield PlaneViews(
-                view(luma, np.uint8, y, 0, (y.line_size, 1)),
-                view(chroma, np.uint8, u, 0, (u.line_size, 1)),
-                view(chroma, np.uint8, v, 0, (v.line_size, 1)),
-            )
+        return PlaneViews(
+            view(self._luma_shape, np.uint8, y, 0, (y.line_size, 1)),
+            view(self._chroma_shape, np.uint8, u, 0, (u.line_size, 1)),
+            view(self._chroma_shape, np.uint8, v, 0, (v.line_size, 1)),
+        )
 
     def rgb(self) -> Iterator[NDArray[np.uint8]]:
         """The frames as RGB, each (H, W, 3) uint8 full range, rotation applied."""
         matrix = _SWS_MATRICES[self.format.matrix]
         source_range = _FULL if self.format.full_range else _LIMITED
-        for picture in self._pictures():
+        for picture in chain.from_iterable(self._batches()):
             colours = {} if self._stored_rgb else {"src_colorspace": matrix, "src_color_range": source_range}
             array = _reformat(picture, "rgb24", dst_color_range=_FULL, **colours).to_ndarray()
             yield np.ascontiguousarray(np.rot90(array, self._turns))
@@ -190,11 +192,13 @@ class VideoSource:
         self.decoder = f"pyav {av.__version__} ({self._stream.codec_context.name})"
         self._range = _FULL if full else _LIMITED
         self._as_stored = stored in _NATIVE and not self._turns
+        chroma_width, chroma_height = self.format.chroma_size
+        self._luma_shape, self._chroma_shape = (self._height, self._width), (chroma_height, chroma_width)
 
     # -- decoding ----------------------------------------------------------------------------------------------------
 
-    def _pictures(self) -> Iterator[VideoFrame]:
-        """Decoded pictures, checked for size changes, damage and a premature end."""
+    def _batches(self) -> Iterator[list[VideoFrame]]:
+        """Decoded pictures, a few at a time, checked for size changes, damage and a premature end."""
         if self._first is None:  # not the first time: start anew
             self.close()
             self._open()
@@ -203,26 +207,35 @@ class VideoSource:
         first, self._first = self._first, None
         width, height, name = self._width, self._height, self.pixel_format
         count, last, shortest, longest = 0, None, 1 << 62, 0
-        for picture in chain(first or (), chain.from_iterable(self._rest)):
-            if picture.width != width or picture.height != height:
-                raise VideoError(f"{self.path}: frame size changes at frame {count}; split the file there")
-            if picture.format.name != name:
-                raise VideoError(f"{self.path}: pixel format changes at frame {count}; split the file there")
-            if picture.is_corrupt:
-                raise VideoError(f"{self.path}: damaged at frame {count}")
-            time = picture.pts
-            if time is not None and last is not None and time > last:
-                step = time - last
-                shortest, longest = min(step, shortest), max(step, longest)
-            last = time
-            yield picture
-            count += 1
+        for batch in chain([first] if first else [], self._rest):
+            for index, picture in enumerate(batch):
+                same = picture.width == width and picture.height == height and picture.format.name == name
+                if not same or picture.is_corrupt:
+                    if index:
+                        yield batch[:index]
+                    raise VideoError(f"{self.path}: {self._fault(picture, count + index)}")
+                time = picture.pts
+                if time is not None and last is not None and time > last:
+                    step = time - last
+                    shortest, longest = min(step, shortest), max(step, longest)
+                last = time
+            got = len(batch)
+            yield batch
+            count += got
         promised = self._promised_frames()
         if promised - count > max(_TOLERATED_FRAMES, _TOLERATED_SHARE * promised):
             raise VideoError(f"{self.path}: truncated: {count} frames of about {promised}")
         varies = longest - shortest > max(2, shortest // 50)  # one tick of rounding is allowed for
         if varies and not any("variable" in note for note in self.notes):
             self.notes.append("variable frame rate: frames kept by index, mean rate stated")
+
+    def _fault(self, picture: VideoFrame, index: int) -> str:
+        """Why this picture can't be part of the video."""
+        if picture.width != self._width or picture.height != self._height:
+            return f"frame size changes at frame {index}; split the file there"
+        if picture.format.name != self.pixel_format:
+            return f"pixel format changes at frame {index}; split the file there"
+        return f"damaged at frame {index}"
 
     def _decode(self) -> Iterator[list[VideoFrame]]:
         """One picture, then a few at a time where they are small: who works on each finds its code in the caches."""
@@ -234,13 +247,15 @@ class VideoSource:
                 batch.extend(islice(pictures, many))  # what came before a failure is kept
             except (av.FFmpegError, ValueError) as error:
                 failure = error
-            if batch:
+            if got := len(batch):
+                size = batch[0].width * batch[0].height
                 yield batch
+                batch.clear()  # whoever else has the list: the decoder gets its buffers back, warm, before it goes on
             if failure is not None:
                 raise VideoError(f"{self.path}: damaged or truncated ({_reason(failure)})") from failure
-            if len(batch) < many:
+            if got < many:
                 return
-            many = min(_MOST_AHEAD, 1 + _BYTES_AHEAD * 2 // (3 * batch[0].width * batch[0].height))
+            many = min(_MOST_AHEAD, 1 + _BYTES_AHEAD * 2 // (3 * size))
 
     def _promised_frames(self) -> int:
         """Frames that the container's head speaks of; 0 where it says nothing."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 import resource
 import shutil
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,7 @@ import pyarrow.parquet as pq
 from blake3 import blake3
 
 from codec.errors import UsageError, VideoError
-from pipeline.clips import Clip, ClipCutter, Geometry
+from pipeline.clips import Clip, ClipCutter, Geometry, Picture
 from pipeline.decoders import VideoSource, open_video
 from pipeline.decord_source import DecordSource, open_rgb
 from pipeline.ingest_calls import IngestSettings, Outcome, fragment_name
@@ -134,29 +134,32 @@ class IngestWorker:
         decoder, _, version = source.decoder.partition(" ")
         writer = ShardWriter(self._store, name)
 
+        of_all: dict[str, Any] = {
+            "source_checksum": checksum,
+            "fps_num": fmt.fps.numerator,
+            "fps_den": fmt.fps.denominator,
+            "source_width": fmt.width,
+            "source_height": fmt.height,
+            "downscale": geometry.downscale,
+            "pixel_format": "rgb24" if rgb else "yuv420p",
+            "source_pixel_format": source.pixel_format,
+            "matrix": fmt.matrix,
+            "colour_range": "full" if fmt.full_range or rgb else "limited",
+            "decoder": decoder,
+            "decoder_version": version,
+        }
+
         def keep(clip: Clip) -> None:
             height, width = clip.array.shape[1:3]
-            facts: dict[str, Any] = {
-                "source_checksum": checksum,
+            facts = of_all | {
                 "first_frame": clip.first_frame,
                 "frames": len(clip.array),
-                "fps_num": fmt.fps.numerator,
-                "fps_den": fmt.fps.denominator,
                 "width": geometry.width - clip.bars[2] - clip.bars[3],
                 "height": geometry.height - clip.bars[0] - clip.bars[1],
                 "stored_width": width,
                 "stored_height": height if rgb else height * 2 // 3,
-                "source_width": fmt.width,
-                "source_height": fmt.height,
                 "crop_x": geometry.x + clip.bars[2],
                 "crop_y": geometry.y + clip.bars[0],
-                "downscale": geometry.downscale,
-                "pixel_format": "rgb24" if rgb else "yuv420p",
-                "source_pixel_format": source.pixel_format,
-                "matrix": fmt.matrix,
-                "colour_range": "full" if fmt.full_range or rgb else "limited",
-                "decoder": decoder,
-                "decoder_version": version,
                 "motion": round(clip.motion, 3),
                 "sharpness": round(clip.sharpness, 3),
                 "brightness": round(clip.brightness, 3),
@@ -171,8 +174,8 @@ class IngestWorker:
 
         try:
             cutter = ClipCutter(geometry, settings.clip_frames, rgb, keep, settings.curation, writer)
-            for picture in source.rgb() if isinstance(source, DecordSource) or rgb else source.views():
-                cutter.push(picture)
+            for pictures in _few_at_a_time(source, rgb):
+                cutter.push(pictures)
                 self._beat()
             cutter.finish()
             rows = writer.commit()
@@ -190,6 +193,13 @@ class IngestWorker:
             filled = [{"dropped": "", **row, **common} for row in rows]
             write_fragment(self._store, f"{MANIFEST}/{name}", filled, CLIP_SCHEMA)
         return len(rows), cutter.frames
+
+
+def _few_at_a_time(source: VideoSource | DecordSource, rgb: bool) -> Iterator[Sequence[Picture]]:
+    """The pictures that clips are made of. RGB ones are large, and their conversion costs more than what calls do."""
+    if rgb or isinstance(source, DecordSource):
+        return ([picture] for picture in source.rgb())
+    return source.views()
 
 
 def _first_line(error: BaseException) -> str:

@@ -8,7 +8,9 @@ of the same source.
 from __future__ import annotations
 
 import json
+from array import array
 from collections.abc import Sequence
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
@@ -171,14 +173,14 @@ def write_fragment(store: Store, name: str, rows: list[dict[str, Any]], schema: 
         raise ValueError(f"{name}: no columns for {', '.join(sorted(unknown))}")
     columns = [_column([row.get(field.name) for row in rows], field.type) for field in schema]
     buffer = pa.BufferOutputStream()
-    pq.write_table(pa.Table.from_arrays(columns, schema=schema), buffer)
+    # Without what pays off in large files only; fragments are merged into such.
+    pq.write_table(pa.Table.from_arrays(columns, schema=schema), buffer, use_dictionary=False, write_statistics=False)
     open_store_folder(store).write(f"{name}.parquet", buffer.getvalue().to_pybytes())
 
 
 def _column(values: list[Any], kind: pa.DataType) -> pa.Array:
     """What `pa.array` would make, which loads pandas: that costs an ingest worker more than its first video."""
-    there = [value is not None for value in values]
-    known = None if all(there) else _bits(there)
+    known = None if None not in values else _bits([value is not None for value in values])
     if pa.types.is_string(kind):
         texts = [(value or "").encode() for value in values]
         return pa.Array.from_buffers(kind, len(values), [known, _begins(texts), pa.py_buffer(b"".join(texts))])
@@ -197,7 +199,7 @@ def _bits(values: list[bool]) -> pa.Buffer:
 
 
 def _begins(pieces: Sequence[Sequence[Any]]) -> pa.Buffer:
-    return pa.py_buffer(np.cumsum([0, *map(len, pieces)], dtype=np.int32).tobytes())
+    return pa.py_buffer(array("i", accumulate(map(len, pieces), initial=0)))
 
 
 def _read(

@@ -27,7 +27,8 @@ from pipeline.store_folder import StoreFolder
 
 _FOLDER = "shards"
 SHARD_BYTES = 1 << 30  # a source that needs more gets several shards
-_HASHED_AT_ONCE = 3 << 17  # bytes, about
+_HASHED_AT_ONCE = 1 << 17  # bytes; BLAKE3 is quickest on whole ones of these, from the first byte hashed
+_as_json = json.JSONEncoder(sort_keys=True).encode
 _NO_SPACE = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
 
@@ -61,8 +62,8 @@ class ShardWriter:
         self._parts: list[tuple[Path, str]] = []  # temporary, final name
         self._handle: DirectFile | None = None
         self._rows: list[dict[str, Any]] = []
-        self._room = np.empty(0, np.uint8)
-        self._digest, self._hashed = blake3(), 0  # of the room's frames, so many
+        self._room, self._body = np.empty(0, np.uint8), memoryview(b"")  # the same memory
+        self._digest, self._hashed = blake3(), 0  # of the array's header and the room, so many bytes
 
     def room(self, shape: tuple[int, ...]) -> NDArray[np.uint8]:
         """Memory for the next clip, uint8 of this shape. `add` takes it, or its first frames, without a copy.
@@ -73,15 +74,18 @@ class ShardWriter:
         with blaming_store(self._folder):
             view = self._open_for(size).room(_LEAD + size)
         self._room = np.frombuffer(view, np.uint8, size, _LEAD).reshape(shape)
-        self._digest, self._hashed = blake3(_npy_header(shape)), 0
+        self._body = view[_LEAD:]
+        self._digest, self._hashed = blake3(_npy_header(shape)), _HEADER
         return self._room
 
     def settle(self, frames: int) -> None:
-        """The first frames of the room will not change: they are hashed now, out of the processor's caches."""
-        room = self._room
-        if frames == len(room) or (frames - self._hashed) * room[0].nbytes >= _HASHED_AT_ONCE:
-            self._digest.update(room[self._hashed : frames].reshape(-1).data)
-            self._hashed = frames
+        """The first frames of the room are made: they are hashed now, out of the processor's caches."""
+        end = _HEADER + frames * (self._room.nbytes // len(self._room))
+        if frames < len(self._room):
+            end -= end % _HASHED_AT_ONCE
+        if end > self._hashed:
+            self._digest.update(self._body[self._hashed - _HEADER : end - _HEADER])
+            self._hashed = end
 
     def add(self, key: str, array: NDArray[np.uint8], facts: dict[str, Any]) -> dict[str, Any]:
         """Append a sample: uint8 array of any shape, and facts for its JSON. Gives the growing manifest row."""
@@ -91,7 +95,7 @@ class ShardWriter:
     def _add(self, key: str, array: NDArray[np.uint8], facts: dict[str, Any]) -> dict[str, Any]:
         handle = self._open_for(array.nbytes)
         header, body = _npy_header(array.shape), np.ascontiguousarray(array).reshape(-1)
-        settled = array.shape == self._room.shape and self._hashed == len(array)
+        settled = array.shape == self._room.shape and self._hashed == len(header) + array.nbytes
         if not settled or body.ctypes.data != self._room.ctypes.data:
             self._digest = blake3(header).update(body.data)
         row = {"clip_id": self._digest.hexdigest(), "key": key, **facts}
@@ -103,7 +107,7 @@ class ShardWriter:
         member[: len(head)] = np.frombuffer(head, np.uint8)
         offset = handle.tell() + tarfile.BLOCKSIZE
         handle.advance(len(member))
-        text = json.dumps(row, sort_keys=True).encode()
+        text = _as_json(row).encode()
         handle.write(_padding(length) + _tar_header(f"{key}.json", len(text)) + text + _padding(len(text)))
         row |= {"shard": self._parts[-1][1], "offset": offset, "length": length}
         self._rows.append(row)
@@ -160,7 +164,8 @@ def _npy_header(shape: tuple[int, ...]) -> bytes:
     return head.getvalue()
 
 
-_LEAD = tarfile.BLOCKSIZE + len(_npy_header((16, 360, 426)))  # the headers before an array; in fact always as long
+_HEADER = len(_npy_header((16, 360, 426)))  # in fact always as long
+_LEAD = tarfile.BLOCKSIZE + _HEADER  # the headers before an array
 
 
 _MEMBER = tarfile.TarInfo()

@@ -43,7 +43,7 @@ def cut(frames: list[NDArray[np.uint8]], rules: Curation) -> list[Clip]:
     height, width = frames[0].shape
     cutter = ClipCutter(Geometry.of(width, height, None, 1), 4, False, found.append, rules)
     for luma in frames:
-        cutter.push(framed(luma))
+        cutter.push([framed(luma)])
     cutter.finish()
     return found
 

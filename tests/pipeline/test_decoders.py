@@ -125,7 +125,7 @@ def test_variable_frame_rate_keeps_every_frame(make_video: MakeVideo) -> None:
 def test_steady_frame_rates_are_not_called_variable(real_clips: Path) -> None:
     for name in ("stream_water.webm", "nasa_13013.mp4", "cars_320x240.mkv"):
         with open_video(real_clips / name) as source:
-            assert sum(1 for _ in source.views()) > 0
+            assert sum(len(frames) for frames in source.views()) > 0
             assert not any("variable" in note for note in source.notes)
 
 

@@ -96,7 +96,7 @@ def test_a_cutter_in_the_writer_s_memory_gives_the_same_clips(store: Path) -> No
 
     cutter = ClipCutter(Geometry.of(32, 24, None, 1), 4, False, keep, memory=writer)
     for frame in frames:
-        cutter.push(frame)
+        cutter.push([frame])
     cutter.finish()
     writer.commit()
     assert [row["key"] for row in rows] == ["k0", "k7", "k11", "k16", "k18", "k22", "k26", "k31"]

@@ -21,15 +21,15 @@ def picture(shade: int, width: int = 64, height: int = 48) -> Frame:
     return Frame(y, np.full(half, shade, np.uint8), np.full(half, 255 - shade, np.uint8))
 
 
-def cut(frames: list[Frame], clip_frames: int, geometry: Geometry) -> list[Clip]:
+def cut(frames: list[Frame], clip_frames: int, geometry: Geometry, at_once: int = 1) -> list[Clip]:
     found: list[Clip] = []
 
     def keep(clip: Clip) -> None:
         found.append(Clip(clip.array.copy(), clip.first_frame, clip.motion, clip.sharpness))
 
     cutter = ClipCutter(geometry, clip_frames, False, keep)
-    for frame in frames:
-        cutter.push(frame)
+    for first in range(0, len(frames), at_once):
+        cutter.push(frames[first : first + at_once])
     cutter.finish()
     assert cutter.frames == len(frames)
     return found
@@ -37,8 +37,12 @@ def cut(frames: list[Frame], clip_frames: int, geometry: Geometry) -> list[Clip]
 
 def cuts_of(path: Path) -> list[int]:
     detector = ShotCutDetector()
+    found: list[int] = []
     with open_video(path) as source:
-        found = [index for frame in source.views() for index in detector.push(frame.y)]
+        for frames in source.views():
+            for frame in frames:
+                detector.look(frame.y)
+            found += detector.judge()
     return found + detector.finish()
 
 
@@ -52,10 +56,24 @@ def test_clips_do_not_cross_a_cut() -> None:
     assert all(clip.motion == 0 for clip in clips)
 
 
+@pytest.mark.parametrize("clip_frames", [1, 3, 16, 40])
+def test_clips_are_the_same_however_many_frames_come_at_once(clip_frames: int) -> None:
+    rng = np.random.default_rng(1)
+    frames = [picture(10 + 20 * (shot % 5) + int(rng.integers(4))) for shot in range(9) for _ in range(3 + 7 * shot)]
+    one_by_one, *others = (cut(frames, clip_frames, Geometry.of(64, 48, None, 1), count) for count in (1, 7, 16, 50))
+    assert len({clip.first_frame for clip in one_by_one}) > 8
+    for clips in others:
+        for clip, same in zip(clips, one_by_one, strict=True):
+            assert np.array_equal(clip.array, same.array)
+            assert (clip.first_frame, clip.motion) == (same.first_frame, same.motion)
+
+
 def test_a_flash_is_no_cut() -> None:
     detector = ShotCutDetector()
     shades = [10] * 8 + [180] + [10] * 8
-    assert [i for shade in shades for i in detector.push(picture(shade).y)] + detector.finish() == []
+    for shade in shades:
+        detector.look(picture(shade).y)
+    assert detector.judge() + detector.finish() == []
 
 
 def test_one_frame_gives_one_clip() -> None:
