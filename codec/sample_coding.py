@@ -102,7 +102,7 @@ def encode_samples(coder: SymbolEncoder, planes: Planes, guesses: list[Planes], 
         coder.encode_intervals(intervals[:used].copy())
 
     # The kernel, which finds samples as well, takes arrays that may be written to.
-    planes = tuple(np.require(plane, requirements="CW") for plane in planes)  # type: ignore[assignment]
+    planes = tuple(np.require(plane, requirements=["C", "W"]) for plane in planes)  # type: ignore[assignment]
     _code_planes(False, planes, guesses, model, run)
 
 
