@@ -28,11 +28,9 @@ _TO_BUCKET = np.uint64(COUNT_BITS - BUCKET_BITS)
 _HALF = np.uint32(1 << 31)
 _njit: Any = numba.njit  # its types know few ways to call it
 # What kernels are made of. None of these makes an array, so none needs to count references to those it is given: that
-# costs more than most of them do. None is called from Python, and wrappers for it would take a sixth of the compiler's
-# time. Small ones of inner loops go straight into the code around them.
-_part: dict[str, Any] = {"error_model": "numpy", "_nrt": False, "no_cpython_wrapper": True, "no_cfunc_wrapper": True}
-inner: Any = _njit(**_part)
-inlined: Any = _njit(**_part, forceinline=True)
+# costs more than most of them do. Small ones of inner loops go straight into the code around them.
+inner: Any = _njit(error_model="numpy", _nrt=False)
+inlined: Any = _njit(error_model="numpy", _nrt=False, forceinline=True)
 
 
 def read_only(kind: Any) -> Any:
