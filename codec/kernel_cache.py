@@ -90,7 +90,9 @@ def place() -> Path | None:
 
     processor = binding.get_host_cpu_name(), sorted(binding.get_host_cpu_features().items())
     versions = kernels_digest(), numba.__version__, llvmlite.__version__, platform.python_version()
-    told = processor, versions, os.environ.get("NUMBA_CPU_NAME", ""), str(Path(__file__))
+    # numba goes by the files' times, which an installation sets anew.
+    files = [(str(path), path.stat().st_mtime_ns) for path in sorted(Path(__file__).parent.rglob("*kernels.py"))]
+    told = processor, versions, os.environ.get("NUMBA_CPU_NAME", ""), files
     name = f"bitreel-kernels-{hashlib.sha256(repr(told).encode()).hexdigest()[:16]}"
     own = Path(__file__).parent / "__pycache__"
     if given := os.environ.get("NUMBA_CACHE_DIR"):
