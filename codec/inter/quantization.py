@@ -35,7 +35,7 @@ def channel_step_sizes(qp: Tensor) -> Tensor:
     """
     qps = qp if qp.dim() == 3 else qp.view(-1, 1, 1)
     chroma = torch.tensor([c >= LUMA_CHANNELS for c in ORDER], device=qp.device).view(1, -1, 1, 1)
-    return torch.where(chroma, CHROMA_SHARE, 1.0) * step_size(qps)[:, None]
+    return torch.where(chroma, CHROMA_SHARE, 1.0).float() * step_size(qps)[:, None]
 
 
 def whole_steps(qps: Tensor) -> Tensor:

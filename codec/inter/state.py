@@ -79,7 +79,8 @@ class InterState:
         """Planes as float tensors (1, H, W) and (1, 2, H/2, W/2) of the coded size, borders repeated."""
 
         def grow(plane: NDArray[np.uint8], height: int, width: int) -> Tensor:
-            tensor = torch.from_numpy(np.ascontiguousarray(plane)).to(self.device).float()[None, None]
+            whole = np.require(plane, requirements=["C", "W"])  # PyTorch warns of arrays that are read-only
+            tensor = torch.from_numpy(whole).to(self.device).float()[None, None]
             return F.pad(tensor, (0, width - plane.shape[1], 0, height - plane.shape[0]), mode="replicate")[0]
 
         chroma = [grow(p, self.height // 2, self.width // 2) for p in (frame.u, frame.v)]
