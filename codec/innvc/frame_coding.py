@@ -133,7 +133,7 @@ class _Walk:
 
     def _code_map(self, group: int, symbols: Tensor) -> None:
         size, start = GROUP_SIZES[group], GROUP_STARTS[group]
-        predicted = self._means(group)
+        predicted, base, alive = self._means(group), self._base(group), max(self.live - start, 0)
         parts: tuple[Tensor, ...] = (torch.arange(self.h * self.w, device=self.device).expand(size, -1),)
         if self.prior.in_halves(group):
             parts = checkerboard(size, self.h, self.w, self.device)
@@ -142,7 +142,8 @@ class _Walk:
             if number:
                 known = log_magnitude(symbols.view(1, size, self.h, self.w))
                 features = self.prior.second_half(features, group, known)
-            index, numbers, means = self._look_up(group, self.prior.scale_heads[group](features), predicted, flat)
+            heads = self.prior.scale_heads[group](features)
+            index, numbers, means = look_up(self.source.tables.scales, heads, base, alive, predicted, flat)
             found = self.source.exchange(index, numbers, means, Places(start, start + size, flat, number > 0))
             told = self._take_in(found, numbers, flat, symbols)
             if self.context.kind:
@@ -150,14 +151,10 @@ class _Walk:
                 self._learn(slice(start, start + size), told)
         self.coefficients[start : start + size] = self._rebuilt(group, predicted, symbols)
 
-    def _look_up(self, group: int, heads: Tensor, means: Tensor, flat: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """See `walk_maps.look_up`."""
+    def _base(self, group: int) -> QPBase:
         start = GROUP_STARTS[group]
-        base = QPBase(
-            self.prior.group_table(group, self.kind)[:, 0], self.context.qps.flatten(),
-            self.context.trim[start : start + GROUP_SIZES[group]],
-        )  # fmt: skip
-        return look_up(self.source.tables.scales, heads, base, max(self.live - start, 0), means, flat)
+        table, trim = self.prior.group_table(group, self.kind)[:, 0], self.context.trim
+        return QPBase(table, self.context.qps.flatten(), trim[start : start + GROUP_SIZES[group]])
 
     def _take_in(self, found: Tensor, numbers: Tensor, flat: Tensor, symbols: Tensor) -> Surprise:
         """Put symbols found where they belong; what they say about their tables."""
