@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numba import int64, uint8
 
+from codec.block_kernels import block_differences, block_price, pair_price
 from codec.motion_compensation import BLOCK, LUMA_TAPS
 from codec.motion_context_kernels import APART, LOWER, MOVED, NEIGHBOUR, POWER, SIGN
 from codec.motion_kernels import scaled
@@ -54,76 +55,40 @@ def _place(y, vector, limit):  # type: ignore[no-untyped-def]
 
 
 @inner
-def differences(current, planes, y, x, down, across, size):  # type: ignore[no-untyped-def]
-    """Sum of absolute differences of a block at sample (y, x) under a vector."""
+def differences(current, planes, y, x, down, across, size, most):  # type: ignore[no-untyped-def]
+    """Sum of absolute differences of a block at sample (y, x) under a vector; no need to go on from `most`."""
     plane = planes[4 * (across & 3) + (down & 3)]
     height, width = current.shape
-    total = np.int32(0)
+    total = np.float32(0)
     # By 8x8 blocks, as compensation clamps each one's place.
     for by in range(0, size, BLOCK):
         top = _place(y + by, down, height)
         for bx in range(0, size, BLOCK):
-            left = _place(x + bx, across, width)
-            for i in range(BLOCK):
-                for j in range(BLOCK):
-                    total += abs(np.int32(current[y + by + i, x + bx + j]) - np.int32(plane[top + i, left + j]))
-    return np.float32(total)
-
-
-@inner
-def _hadamard(block):  # type: ignore[no-untyped-def]
-    """The 8x8 block's Hadamard transform, in place; columns, transposed, columns again."""
-    for turn in range(2):
-        for j in range(8):
-            a0 = block[0, j] + block[4, j]
-            a1 = block[1, j] + block[5, j]
-            a2 = block[2, j] + block[6, j]
-            a3 = block[3, j] + block[7, j]
-            a4 = block[0, j] - block[4, j]
-            a5 = block[1, j] - block[5, j]
-            a6 = block[2, j] - block[6, j]
-            a7 = block[3, j] - block[7, j]
-            b0, b1, b2, b3 = a0 + a2, a1 + a3, a0 - a2, a1 - a3
-            b4, b5, b6, b7 = a4 + a6, a5 + a7, a4 - a6, a5 - a7
-            block[0, j], block[1, j], block[2, j], block[3, j] = b0 + b1, b0 - b1, b2 + b3, b2 - b3
-            block[4, j], block[5, j], block[6, j], block[7, j] = b4 + b5, b4 - b5, b6 + b7, b6 - b7
-        if turn == 0:
-            for i in range(8):
-                for j in range(i):
-                    block[i, j], block[j, i] = block[j, i], block[i, j]
-
-
-@inner
-def _price_of(block, scale, prices):  # type: ignore[no-untyped-def]
-    _hadamard(block)
-    most = np.int32(len(prices) - 1)
-    total = np.float32(0)
-    for i in range(BLOCK):
-        for j in range(BLOCK):
-            total += prices[min(np.int32(abs(np.float32(block[i, j])) * scale), most)]
+            total += np.float32(block_differences(current, y + by, x + bx, plane, top, _place(x + bx, across, width)))
+            if total >= most:
+                return total
     return total
 
 
 @inner
-def coding_cost(current, planes, y, x, down, across, size, scale, prices, scratch):  # type: ignore[no-untyped-def]
-    """About what coding the block's residual costs, rate and distortion together, in bits."""
+def coding_cost(current, planes, y, x, down, across, size, scale, most):  # type: ignore[no-untyped-def]
+    """About what coding the block's residual costs, rate and distortion together, in bits; no need to go on from
+    `most`. scale: see `block_price`."""
     plane = planes[4 * (across & 3) + (down & 3)]
     height, width = current.shape
     total = np.float32(0)
     for by in range(0, size, BLOCK):
         top = _place(y + by, down, height)
         for bx in range(0, size, BLOCK):
-            left = _place(x + bx, across, width)
-            for i in range(BLOCK):
-                for j in range(BLOCK):
-                    scratch[i, j] = np.int32(current[y + by + i, x + bx + j]) - np.int32(plane[top + i, left + j])
-            total += _price_of(scratch, scale, prices)
+            total += block_price(current, y + by, x + bx, plane, top, _place(x + bx, across, width), scale)
+            if total >= most:
+                return total
     return total
 
 
 @inner
-def pair_cost(current, planes, other, y, x, vector, second, size, scale, prices, scratch, most):  # type: ignore[no-untyped-def]
-    """`coding_cost` of the mean of two predictions; no need to go on from `most` bits."""
+def pair_cost(current, planes, other, y, x, vector, second, size, scale, most):  # type: ignore[no-untyped-def]
+    """`coding_cost` of the mean of two predictions."""
     one = planes[4 * (vector[1] & 3) + (vector[0] & 3)]
     two = other[4 * (second[1] & 3) + (second[0] & 3)]
     height, width = current.shape
@@ -132,11 +97,7 @@ def pair_cost(current, planes, other, y, x, vector, second, size, scale, prices,
         top, top_2 = _place(y + by, vector[0], height), _place(y + by, second[0], height)
         for bx in range(0, size, BLOCK):
             left, left_2 = _place(x + bx, vector[1], width), _place(x + bx, second[1], width)
-            for i in range(BLOCK):
-                for j in range(BLOCK):
-                    mean = (np.int32(one[top + i, left + j]) + np.int32(two[top_2 + i, left_2 + j]) + 1) >> 1
-                    scratch[i, j] = np.int32(current[y + by + i, x + bx + j]) - mean
-            total += _price_of(scratch, scale, prices)
+            total += pair_price(current, y + by, x + bx, one, top, left, two, top_2, left_2, scale)
             if total >= most:
                 return total
     return total

@@ -28,12 +28,6 @@ from codec.threads import Threads, side_by_side
 if TYPE_CHECKING:
     from codec.motion_chances import MotionChances
 
-_ENTRIES = 4096
-_PER_STEP = 32  # price entries a quantization step
-# A coefficient of u steps costs 7.5 u² where it becomes zero, and from there on so many bits more an octave.
-_ZERO_PRICE = 7.5
-_ZERO_ENDS = 0.7
-_OCTAVE_PRICE = 1.3
 _RUN = 6  # 16x16 blocks that a thread goes on for before others may follow
 
 
@@ -72,9 +66,9 @@ def search_motion(
             coarse = threads.submit(kernels.coarse_vectors, frames[i], last, reach)
             slots = planes.slots_of([r[i : i + 1] if n > 1 else r for r in references], threads)
             search = kernels.Search(
-                frames[i], planes.planes, slots, np.array(distances, np.int64), before[i], prices, _prices(),
-                np.float32(vector_weight(torch.tensor(size))), np.float32(_PER_STEP / (8 * size)),
-                np.empty((8, 8), np.int32), np.empty((kernels.CANDIDATES, 2), np.int64),
+                frames[i], planes.planes, slots, np.array(distances, np.int64), before[i], prices,
+                np.float32(vector_weight(torch.tensor(size))), np.float32(1 / (8 * size)),
+                np.empty((kernels.CANDIDATES, 2), np.int64),
             )  # fmt: skip
             _search_frame(search, coarse.result(), found[i], divided[i], threads)
     return Motion(torch.from_numpy(found), torch.from_numpy(divided.astype(bool)))
@@ -91,7 +85,7 @@ def _search_frame(
     done = [[Event() for _ in ends] for _ in range(rows)]
 
     def every(first: int) -> None:
-        own = search._replace(scratch=np.empty_like(search.scratch), candidates=np.empty_like(search.candidates))
+        own = search._replace(candidates=np.empty_like(search.candidates))
         try:
             for row in range(first, rows, threads.count):
                 for number, end in enumerate(ends):
@@ -141,15 +135,6 @@ class QuarterPlanes:
 def vector_weight(step: Tensor) -> Tensor:
     """SAD that a vector bit is worth at a quantization step; steeper where most residuals are not coded at all."""
     return 0.4 * step * (1 + step / 40)
-
-
-@lru_cache
-def _prices() -> NDArray[np.float32]:
-    u = (np.arange(_ENTRIES) + 0.5) / _PER_STEP
-    coded = _ZERO_PRICE * _ZERO_ENDS**2 + _OCTAVE_PRICE * np.log2(np.maximum(u, _ZERO_ENDS) / _ZERO_ENDS)
-    prices = np.where(u < _ZERO_ENDS, _ZERO_PRICE * u * u, coded).astype(np.float32)
-    prices[0] = 0
-    return prices
 
 
 def _new_chances() -> MotionChances:

@@ -37,10 +37,8 @@ class Search(NamedTuple):
     distances: Any  # int64 (R,): frames
     previous: Any  # int64 (2, H/8, W/8): vectors over one frame of the frame before, or zeros
     chances: Any  # float32 (2, contexts): bits of a zero and of a one
-    prices: Any  # float32: bits by what a Hadamard coefficient's magnitude times `scale` is
     weight: Any  # float32: SAD that a bit is worth
-    scale: Any  # float32
-    scratch: Any  # int32 (8, 8)
+    scale: Any  # float32: see `block_price`
     candidates: Any  # int64 (CANDIDATES, 2)
 
 
@@ -135,7 +133,7 @@ def _best_of(search, planes, unit, near, count):  # type: ignore[no-untyped-def]
         dy, dx = search.candidates[i, 0], search.candidates[i, 1]
         cost = search.weight * vector_bits(near, unit.place, unit.around, dy, dx, search.chances)
         if cost < best:
-            cost += differences(search.current, planes, y, x, dy, dx, unit.size)
+            cost += differences(search.current, planes, y, x, dy, dx, unit.size, best - cost)
             if cost < best:
                 best, down, across = cost, dy, dx
     step = 8
@@ -146,7 +144,7 @@ def _best_of(search, planes, unit, near, count):  # type: ignore[no-untyped-def]
             dx = centre_x + (step if turn == 2 else -step if turn == 3 else 0)
             cost = search.weight * vector_bits(near, unit.place, unit.around, dy, dx, search.chances)
             if cost < best:
-                cost += differences(search.current, planes, y, x, dy, dx, unit.size)
+                cost += differences(search.current, planes, y, x, dy, dx, unit.size, best - cost)
                 if cost < best:
                     best, down, across = cost, dy, dx
         if down == centre_y and across == centre_x:
@@ -163,8 +161,7 @@ def _cost(search, planes, unit, near, down, across, best):  # type: ignore[no-un
     if cost >= best:
         return cost
     return cost + coding_cost(
-        search.current, planes, 8 * unit.y, 8 * unit.x, down, across, unit.size, search.scale, search.prices,
-        search.scratch,
+        search.current, planes, 8 * unit.y, 8 * unit.x, down, across, unit.size, search.scale, best - cost
     )  # fmt: skip
 
 
@@ -275,8 +272,8 @@ def _with_second(search, unit, blocks, found, choice, best, context, context_2):
             if bits >= min(own, best * _WORTH_A_LOOK):
                 continue
             cost = bits + pair_cost(
-                search.current, planes, planes_2, y, x, first, tried, unit.size, search.scale, search.prices,
-                search.scratch, own - bits,
+                search.current, planes, planes_2, y, x, first, tried, unit.size, search.scale,
+                own - bits,
             )  # fmt: skip
             if cost < own:
                 own, second = cost, tried
