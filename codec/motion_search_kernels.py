@@ -21,6 +21,7 @@ from codec.motion_price_kernels import (
 from codec.rans import compiled, inner
 
 _ROUNDS = 6  # of whole steps towards a better place
+_PAIR_TURNS = 4
 _COARSE = 4  # the first search is on pictures this much smaller
 # Times the least SAD, up to which a reference's vector is made finer, and times the least bits, up to which a pair is.
 _WORTH_A_LOOK = np.float32(2.2)
@@ -170,7 +171,7 @@ def _finer(search, planes, unit, near, down, across, count):  # type: ignore[no-
     """Half and quarter samples around a vector by coding cost, and the candidates once more, for a vector as predicted
     may win over a closer one; gives the vector and its cost in bits."""
     best = _cost(search, planes, unit, near, down, across, np.float32(1e30))
-    for step in (2, 1):
+    for step in (2, 1, 1):
         centre_y, centre_x = down, across
         for dy in (-step, 0, step):
             for dx in (-step, 0, step):
@@ -280,6 +281,45 @@ def _with_second(search, unit, blocks, found, choice, best, context, context_2):
         if own < best:
             best = own
             choice[3], choice[4], choice[5] = second[0], second[1], other
+    if choice[5] < 0:
+        return best
+    fixed = chances[1, context_2] + reference_bits(r, references, context, 3, chances)
+    fixed += reference_bits(choice[5], references, SECOND_REFERENCE + 3 * min(r, 3), 1, chances)
+    return _pair_finer(search, unit, near, choice, best, fixed)
+
+
+@inner
+def _pair_finer(search, unit, near, choice, best, fixed):  # type: ignore[no-untyped-def]
+    """Move the two vectors of a pair in turn, by quarter samples, while that makes it cheaper; gives its bits.
+
+    fixed: bits of all but the vectors.
+    """
+    chances, references = search.chances, (choice[2], choice[5])
+    planes, planes_2 = search.planes[search.slots[choice[2]]], search.planes[search.slots[choice[5]]]
+    for turn in range(_PAIR_TURNS):
+        first, second = (choice[0], choice[1]), (choice[3], choice[4])
+        before = best
+        for step in range(9):
+            if step == 4:  # the middle
+                continue
+            down, across = np.int64(step // 3 - 1), np.int64(step % 3 - 1)
+            one, two = first, second
+            if turn % 2:
+                two = second[0] + down, second[1] + across
+            else:
+                one = first[0] + down, first[1] + across
+            bits = fixed + vector_bits(near, unit.place, unit.around, one[0], one[1], chances)
+            bits += second_bits(one, two, search.distances, references, chances)
+            if bits >= best:
+                continue
+            cost = bits + pair_cost(
+                search.current, planes, planes_2, 8 * unit.y, 8 * unit.x, one, two, unit.size, search.scale, best - bits
+            )  # fmt: skip
+            if cost < best:
+                best = cost
+                choice[0], choice[1], choice[3], choice[4] = one[0], one[1], two[0], two[1]
+        if best == before and turn:
+            break
     return best
 
 
