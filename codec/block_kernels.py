@@ -2,33 +2,34 @@
 
 Numba's own loops over so few samples come out scalar, for it has to suppose that any index may count from the end.
 So these are written in LLVM's vectors, which every processor has in some width; the order of all sums is laid down
-here, so that all processors agree to the last bit.
+here, so that all processors agree to the last bit. Where numba is told not to compile, `codec.block_prices` does the
+same, much slower.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 from functools import reduce
 from typing import Any
 
+import numba
 from llvmlite import ir
 from numba import types
 from numba.extending import intrinsic as numba_intrinsic
 
-SIDE = 8
-# A coefficient of u steps costs 7.5 u² bits where it becomes zero, and from there on so many bits more an octave.
-ZERO_PRICE = 7.5
-ZERO_ENDS = 0.7
-OCTAVE_PRICE = 1.3
-_MANTISSA = 23  # bits of a float32's
-_ONE = 0x3F800000  # 1.0 as a float32
+from codec import block_prices
+from codec.block_prices import KNOWN, MANTISSA, OCTAVE_PRICE, ONE, SIDE, ZERO_ENDS, ZERO_PRICE
 
 _SHORT = ir.VectorType(ir.IntType(16), SIDE)
 _WHOLE = ir.VectorType(ir.IntType(32), SIDE)
 _FLOAT = ir.VectorType(ir.FloatType(), SIDE)
+_config: Any = numba.config  # made of settings at run time, which its types do not know
 Rows = list[Any]  # the eight rows of a block, a vector each
-_intrinsic: Any = numba_intrinsic  # its types know no function whose callers leave the first argument out
+
+
+def _intrinsic(function: Any) -> Any:
+    """numba's, or what stands in for it where nothing is compiled."""
+    return getattr(block_prices, function.__name__) if _config.DISABLE_JIT else numba_intrinsic(function)
 
 
 @_intrinsic
@@ -155,11 +156,10 @@ def _prices(builder: Any, steps: Any) -> Any:
     zero = builder.fmul(builder.fmul(steps, steps), _same(_FLOAT, ZERO_PRICE))
     # Their logarithm: the exponent, and a parabola through the mantissa, m in 1..2, right at both ends.
     bits = builder.bitcast(steps, _WHOLE)
-    octave = builder.sitofp(builder.lshr(bits, _same(_WHOLE, _MANTISSA)), _FLOAT)
-    fraction = builder.or_(builder.and_(bits, _same(_WHOLE, (1 << _MANTISSA) - 1)), _same(_WHOLE, _ONE))
+    octave = builder.sitofp(builder.lshr(bits, _same(_WHOLE, MANTISSA)), _FLOAT)
+    fraction = builder.or_(builder.and_(bits, _same(_WHOLE, (1 << MANTISSA) - 1)), _same(_WHOLE, ONE))
     m = builder.bitcast(fraction, _FLOAT)
     bend = builder.fmul(builder.fadd(builder.fmul(m, _same(_FLOAT, -1 / 3)), _same(_FLOAT, 2.0)), m)
-    known = ZERO_PRICE * ZERO_ENDS**2 - OCTAVE_PRICE * (128 + 2 / 3 + math.log2(ZERO_ENDS))
     octaves = builder.fmul(builder.fadd(octave, bend), _same(_FLOAT, OCTAVE_PRICE))
-    coded = builder.fadd(octaves, _same(_FLOAT, known))
+    coded = builder.fadd(octaves, _same(_FLOAT, KNOWN))
     return builder.select(builder.fcmp_ordered("<", steps, _same(_FLOAT, ZERO_ENDS)), zero, coded)

@@ -42,7 +42,7 @@ def kernels_digest() -> str:
     """Changes with any kernel's source: one file's kernels are compiled into another's, which a cache would not see."""
     digest = hashlib.sha256()
     for path in sorted(Path(__file__).parent.rglob("*.py")):
-        if path.stem in ("rans", "bit_mixing", "count_tables") or path.stem.endswith("kernels"):
+        if path.stem in ("rans", "bit_mixing", "block_prices", "count_tables") or path.stem.endswith("kernels"):
             digest.update(path.read_bytes())
     return digest.hexdigest()[:12]
 
