@@ -23,6 +23,7 @@ from pathlib import Path
 
 from codec.errors import BitreelError
 from codec.folder_lock import only_writer
+from infra.evaluation_results import Evaluation
 from infra.promotion import DEFAULT_GATE, promote
 from infra.promotion_journal import PromotionJournal
 from infra.promotion_table import sentence
@@ -30,10 +31,12 @@ from infra.ray_jobs import Job, RayJobs
 from infra.registry import (
     CHALLENGER,
     CHAMPION,
+    COMPARED_WITH,
     ModelVersion,
     drop_alias,
     list_versions,
     record_scores,
+    replace_scores,
     set_alias,
 )
 
@@ -72,18 +75,24 @@ def fly(
     interrupted.
 
     What MLflow or the cluster can't do now is told and tried again; with `once` it is raised. Raises UsageError for an
-    unknown gate or address, BitreelError where another autopilot of the same `out` folder is at work.
+    unknown gate or address, BitreelError where another autopilot of the model and `out` folder is at work.
     """
-    settings.out.mkdir(parents=True, exist_ok=True)
+    from mlflow.exceptions import MlflowException
+
+    own = settings.out / settings.name  # so that each model may have an autopilot in one folder
+    own.mkdir(parents=True, exist_ok=True)
     wake = wake or threading.Event()
-    with only_writer(settings.out, f"another autopilot works in '{settings.out}'; stop it, or give another --out"):
+    told = f"another autopilot for {settings.name} works in '{settings.out}'; stop it, or give another --out"
+    with only_writer(own, told):
         while True:
             try:
                 done = look_once(settings, tell)
                 if once:
                     return done
-            except BitreelError as error:
-                if once or error.exit_status == 2:
+            except (BitreelError, MlflowException) as error:
+                if once and isinstance(error, MlflowException):
+                    raise BitreelError(f"MLflow: {error}") from error
+                if once or (isinstance(error, BitreelError) and error.exit_status == 2):
                     raise
                 tell(f"{error}; trying again in {interval:g} s")
             wake.wait(interval)
@@ -101,12 +110,23 @@ def look_once(settings: AutopilotSettings, tell: Tell) -> Round:
 
 
 def _waiting(name: str) -> list[int]:
-    champion = PromotionJournal(name).settle().aliases.get(CHAMPION, 0)
-    return [
-        item.version
-        for item in list_versions(name)
-        if item.version > champion and not item.tags.get(STATE, "").startswith(_FINAL)
-    ]
+    """Versions to be judged.
+
+    What was champion once was judged, whatever became of it: one that a person has rolled back stays so, also where an
+    autopilot was stopped before it could note what it had done.
+    """
+    journal = PromotionJournal(name)
+    champion = journal.settle().aliases.get(CHAMPION, 0)
+    been = {entry.aliases.get(CHAMPION) for entry in journal.counting()}
+    waiting = []
+    for item in list_versions(name):
+        state = item.tags.get(STATE, "")
+        if item.version in been or item.version < champion:
+            if state == "evaluating":
+                _end(name, item.version, "promoted" if item.version in been else f"refused: {champion} is champion")
+        elif item.version > champion and not state.startswith(_FINAL):
+            waiting.append(item.version)
+    return waiting
 
 
 def _judge(settings: AutopilotSettings, number: int, tell: Tell) -> str:
@@ -127,8 +147,11 @@ def _judge(settings: AutopilotSettings, number: int, tell: Tell) -> str:
             if problem:
                 tell(f"{name} version {number}: {problem}")
                 record_scores(name, number, {}, {_FAILURES: f"{key} {failures + 1}"})
+                if failures + 1 < MOST_FAILURES:  # what was wrong may be over by the next look
+                    return f"waiting: evaluation {failures + 1} of {MOST_FAILURES} came to nothing"
                 continue
             record_scores(name, number, {}, {_MEASURED: key})
+        _record_again(settings, version, champion, key)
         result = promote(name, str(number), gate=settings.gate)
         for line in result.repaired:
             tell(f"put right: {line}")
@@ -139,6 +162,18 @@ def _judge(settings: AutopilotSettings, number: int, tell: Tell) -> str:
         if (now.version if now else 0) == (champion.version if champion else 0):
             failed = ", ".join(verdict.score for verdict in result.verdicts if verdict.holds is False)
             return _end(name, number, f"refused: {failed}")
+
+
+def _record_again(settings: AutopilotSettings, version: ModelVersion, champion: ModelVersion | None, key: str) -> None:
+    """Another evaluation of the version, by hand, may have left other scores since; the gate judges by our own."""
+    try:
+        scores = Evaluation.load(settings.out / key).scores
+    except BitreelError:  # the folder is not to be seen from here, or was cleared away
+        return
+    if version.scores != scores:
+        replace_scores(
+            version.name, version.version, scores, {COMPARED_WITH: str(champion.version)} if champion else {}
+        )
 
 
 def _end(name: str, number: int, outcome: str) -> str:
@@ -208,4 +243,7 @@ def _champion(name: str) -> ModelVersion | None:
 
 
 def _version(name: str, number: int) -> ModelVersion:
-    return next(item for item in list_versions(name) if item.version == number)
+    found = next((item for item in list_versions(name) if item.version == number), None)
+    if found is None:
+        raise BitreelError(f"{name} version {number} is gone from the registry: it was deleted meanwhile")
+    return found

@@ -14,8 +14,7 @@ from typing import TYPE_CHECKING
 from codec.errors import BitreelError, UsageError
 from infra.evaluation_artifacts import evaluation_figures, evaluation_tables
 from infra.evaluation_results import RESULTS_FILE, TABLE_FILE, Evaluation
-from infra.promotion import COMPARED_WITH
-from infra.registry import ModelVersion, get_version, record_scores, split_ref
+from infra.registry import COMPARED_WITH, ModelVersion, get_version, replace_scores, split_ref
 from infra.tracking import ask, connect, end_run, nested_in, start_run, tracking_uri
 
 if TYPE_CHECKING:
@@ -68,7 +67,7 @@ def log_evaluation(
         ask(run.uri, write)
         if version is not None:
             notes = {RUN_NOTE: run.run_id, **({COMPARED_WITH: str(champion.version)} if champion else {})}
-            record_scores(version.name, version.version, evaluation.scores, notes)
+            replace_scores(version.name, version.version, evaluation.scores, notes)
             ask(run.uri, lambda: _show_with_model(client, run.run_id, evaluation, version))
     except BaseException:
         end_run(run, "FAILED")

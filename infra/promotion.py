@@ -11,14 +11,24 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from codec.errors import UsageError
+from codec.errors import BitreelError, UsageError
 from infra.promotion_journal import PromotionJournal
-from infra.registry import CHALLENGER, CHAMPION, PREVIOUS, ModelVersion, get_version, list_versions, record_scores
+from infra.registry import (
+    CHALLENGER,
+    CHAMPION,
+    COMPARED_WITH,
+    PREVIOUS,
+    ModelVersion,
+    get_version,
+    list_versions,
+    record_scores,
+)
 
 DEFAULT_GATE = "gate-default"
-COMPARED_WITH = "compared_with"  # tag: the champion that scores against the champion were measured with
 GATE = "gate."  # prefix of the tags that hold each rule's verdict
+_ROLLED_BACK = "rolled back"  # what such an entry's text begins with
 GATE_VERDICT = "gate_verdict"  # tag: passed, or which rules failed
+_SCORE_NAME = re.compile(r"[\w\-. :/]+", re.ASCII)  # verdicts become tags, and MLflow takes no other names
 _ALIAS = re.compile(r"(?!v\d+$|latest$|\d+$)[A-Za-z][A-Za-z0-9_-]*")
 
 
@@ -91,9 +101,11 @@ def promote(
         standing = journal.settle()
         repaired = (*repaired, *standing.repaired)
         by_number = {item.version: item for item in list_versions(name)}
+        if number not in by_number:
+            raise BitreelError(f"{name} version {number} is gone from the registry: it was deleted meanwhile")
         version, champion = by_number[number], by_number.get(standing.aliases.get(CHAMPION, 0))
-        before = standing.aliases.get(alias)
-        verdicts = tuple(judge(rule, version, champion) for rule in rules)
+        before, lost = standing.aliases.get(alias), standing.lost.get(CHAMPION)
+        verdicts = tuple(judge(rule, version, champion, lost) for rule in rules)
         passed = all(verdict.holds is not False for verdict in verdicts)
         moves = passed and not dry_run and before != number
         if not dry_run:
@@ -113,20 +125,35 @@ def promote(
 def roll_back(name: str) -> tuple[int, int]:
     """Make the previous champion champion again and the champion `previous`: (new champion, the one before).
 
-    Raises UsageError where there is no previous one.
+    A rollback that another began, at the same time or before it was killed, is finished and not done twice: that would
+    bring back the champion that was to go. Raises UsageError where there is no previous one, BitreelError where another
+    version was promoted at the same time.
     """
     journal = PromotionJournal(name)
+    done = any(not entry.applied and entry.what.startswith(_ROLLED_BACK) for entry in journal.counting()[-1:])
     while True:
         standing = journal.settle()
-        champion, previous = standing.aliases.get(CHAMPION), standing.aliases.get(PREVIOUS)
+        champion = standing.aliases.get(CHAMPION, standing.lost.get(CHAMPION))
+        previous = standing.aliases.get(PREVIOUS)
         if champion is None or previous is None:
             raise UsageError(
                 f"model '{name}' has no '{PREVIOUS}' to go back to; `bitreel models {name}` lists what it has"
             )
-        after = standing.aliases | {CHAMPION: previous, PREVIOUS: champion}
-        what = f"rolled back: '{CHAMPION}': version {champion} → version {previous}"
+        if done:
+            return champion, previous
+        after = standing.aliases | {CHAMPION: previous}
+        if CHAMPION not in standing.lost:
+            after[PREVIOUS] = champion
+        what = f"{_ROLLED_BACK}: '{CHAMPION}': version {champion} → version {previous}"
         if journal.claim(standing, after, what, get_version(name, str(previous)), {}):
             return previous, champion
+        first = journal.counting()[-1]
+        done = first.what.startswith(_ROLLED_BACK)
+        if not done and first.aliases.get(CHAMPION) != champion:
+            raise BitreelError(
+                f"version {first.aliases.get(CHAMPION)} of '{name}' was promoted at the same time, so nothing was "
+                "rolled back; look at it, and roll back again if it is to go"
+            )
 
 
 def _gate_notes(verdicts: tuple[Verdict, ...], gate: str, champion: ModelVersion | None) -> dict[str, str]:
@@ -146,8 +173,8 @@ def _told(verdict: Verdict) -> str:
     return f"{word}: {value} ({verdict.limit})"
 
 
-def judge(rule: Rule, version: ModelVersion, champion: ModelVersion | None) -> Verdict:
-    """How `version` does by one rule."""
+def judge(rule: Rule, version: ModelVersion, champion: ModelVersion | None, lost: int | None = None) -> Verdict:
+    """How `version` does by one rule. lost: the champion, where it is gone from the registry."""
     value = version.scores.get(rule.score)
     limit = " and ".join(
         f"{word} {bound:g}" for word, bound in (("at least", rule.min), ("at most", rule.max)) if bound is not None
@@ -157,13 +184,16 @@ def judge(rule: Rule, version: ModelVersion, champion: ModelVersion | None) -> V
         return Verdict(rule.score, value, limit, holds, reason)
 
     if rule.against == CHAMPION:
+        if champion is None and lost is not None:
+            return verdict(False, f"the champion, version {lost}, is gone from the registry; roll back or name one")
         if champion is None:
             return verdict(None, "no champion yet")
         if champion.version == version.version:
             return verdict(None, "is the champion itself")
         measured_with = version.tags.get(COMPARED_WITH)
-        if value is not None and measured_with not in (None, str(champion.version)):
-            return verdict(False, f"measured against version {measured_with}; the champion is {champion.version}")
+        if value is not None and measured_with != str(champion.version):
+            against = f"version {measured_with}" if measured_with else "nobody knows what"
+            return verdict(False, f"measured against {against}; the champion is {champion.version}")
     if value is None:
         return verdict(False, "not measured") if rule.required else verdict(None, "not measured, optional")
     if math.isnan(value):
@@ -193,6 +223,8 @@ def _rule(data: Any, where: str) -> Rule:
     if not isinstance(data, dict) or not isinstance(data.get("score"), str) or not data["score"]:
         raise UsageError(f"{where}: needs `score`, a score's name")
     where = f"{where} '{data['score']}'"
+    if not _SCORE_NAME.fullmatch(data["score"]):
+        raise UsageError(f"{where}: a score's name has letters, digits, spaces and _-.:/ alone")
     known = Rule.__dataclass_fields__
     unknown = sorted(set(data) - set(known))
     if unknown:

@@ -18,7 +18,7 @@ import random
 import time
 import uuid
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import TypeVar
 
@@ -49,11 +49,13 @@ class Entry:
 @dataclass(frozen=True)
 class Standing:
     """What the journal says now. number: of the entry that counts last, 0 for none; repaired: what had to be done so
-    that the aliases say the same."""
+    that the aliases say the same; lost: aliases whose versions are gone from the registry, and that nobody has set to
+    others by hand."""
 
     number: int
     aliases: dict[str, int]
     repaired: tuple[str, ...]
+    lost: dict[str, int] = field(default_factory=dict)
 
 
 class PromotionJournal:
@@ -168,7 +170,12 @@ class PromotionJournal:
             # Somebody faster may have entered and applied more while this was slow to write.
             newest = self.counting()[-1]
             if newest.number == entry.number:
-                return Standing(entry.number, {a: n for a, n in entry.aliases.items() if n in there}, tuple(repaired))
+                aliases = {alias: number for alias, number in entry.aliases.items() if number in there}
+                for alias in (CHAMPION, PREVIOUS):  # one that the journal knows nothing of was set by hand
+                    if alias not in aliases and alias in pointed:
+                        aliases[alias] = pointed[alias]
+                lost = {alias: number for alias, number in entry.aliases.items() if alias not in aliases}
+                return Standing(entry.number, aliases, tuple(repaired), lost)
             entry, versions = newest, list_versions(self.name)
 
     def _mark_applied(self, number: int) -> None:

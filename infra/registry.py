@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 CHAMPION, PREVIOUS, CHALLENGER = "champion", "previous", "challenger"
 JOURNAL_SUFFIX = ".promotions"  # of the registered model that is a model's journal of promotions
 SCORE = "score."  # prefix of the tags that hold scores
+COMPARED_WITH = "compared_with"  # tag: the champion that scores against the champion were measured with
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 _HASH = re.compile(r"[0-9a-f]{64}")
 
@@ -114,6 +115,24 @@ def record_scores(name: str, version: int, scores: Mapping[str, float], notes: M
             client.set_model_version_tag(name, str(version), key, text)
 
     ask(tracking_uri(), write)
+
+
+def replace_scores(
+    name: str, version: int, scores: Mapping[str, float], notes: Mapping[str, str] | None = None
+) -> None:
+    """`record_scores`, and what earlier evaluations left goes: it was measured on other videos, or against a champion
+    that has been replaced since."""
+    client = connect()
+
+    def drop() -> None:
+        tags = client.get_model_version(name, str(version)).tags
+        stale = [key for key in tags if key.startswith(SCORE) and key.removeprefix(SCORE) not in scores]
+        # The champion goes first and comes last: without it no score against a champion counts.
+        for key in [COMPARED_WITH] * (COMPARED_WITH in tags) + stale:
+            client.delete_model_version_tag(name, str(version), key)
+
+    ask(tracking_uri(), drop)
+    record_scores(name, version, scores, notes)
 
 
 def list_models() -> list[str]:

@@ -17,9 +17,11 @@ from codec.api import load_codec, save_codec
 from codec.builtin import builtin_models
 from codec.errors import BitreelError, UsageError
 from codec.folder_lock import only_writer
+from infra import autopilot as autopilot_module
 from infra.autopilot import AutopilotSettings, fly
+from infra.promotion import promote, roll_back
 from infra.promotion_journal import PromotionJournal
-from infra.registry import get_version, list_versions, record_scores, register_version, set_alias
+from infra.registry import ModelVersion, get_version, list_versions, record_scores, register_version, set_alias
 from infra.tracking import EXPERIMENT, connect, start_run, tracking_uri
 from tests.infra.moving_clips import moving_clip
 from tests.infra.ray_head import running_head
@@ -72,12 +74,82 @@ def test_one_autopilot_a_folder_and_nothing_to_do() -> None:
     record_scores("cams", 1, {}, {"autopilot": "refused: a rule"})
     assert look() == {}
     with (
-        only_writer(Path("runs/autopilot"), "busy"),
-        pytest.raises(BitreelError, match="another autopilot works in 'runs/autopilot'"),
+        only_writer(Path("runs/autopilot/cams"), "busy"),
+        pytest.raises(BitreelError, match="another autopilot for cams works in 'runs/autopilot'"),
     ):
         look()
-    with pytest.raises(UsageError, match="no model 'dogs'"):
-        fly(AutopilotSettings("dogs", ()), print, once=True)
+    # Another model's may work in the same folder.
+    register_version("dogs", Path("checkpoint"), start_run("made").run_id)
+    record_scores("dogs", 1, {}, {"autopilot": "refused: a rule"})
+    with only_writer(Path("runs/autopilot/cams"), "busy"):
+        assert fly(AutopilotSettings("dogs", ()), print, once=True).outcomes == {}
+    with pytest.raises(UsageError, match="no model 'birds'"):
+        fly(AutopilotSettings("birds", ()), print, once=True)
+
+
+def evaluated(scores: dict[str, float]) -> Callable[..., str]:
+    """In the place of an evaluation: these scores, against the champion of now."""
+
+    def evaluate(settings: AutopilotSettings, version: ModelVersion, key: str, tell: Callable[[str], None]) -> str:
+        against = {"compared_with": str(aliases()["champion"])} if "champion" in aliases() else {}
+        record_scores("cams", version.version, scores, against)
+        return ""
+
+    return evaluate
+
+
+SCORES = {"decode_hash_failures": 0.0, "bd_rate_vs_champion": -1.0}
+
+
+def test_what_was_rolled_back_stays_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(autopilot_module, "_evaluate", evaluated(SCORES))
+    new_version(0.1)
+    assert look() == {1: "promoted"}
+    new_version(0.2)
+    with monkeypatch.context() as killed:  # after the promotion, before it is noted
+        killed.setattr(autopilot_module, "_end", interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            look()
+    assert aliases() == {"champion": 2, "previous": 1, "challenger": 2}
+    assert look() == {} and get_version("cams", "2").tags["autopilot"] == "promoted"
+    roll_back("cams")
+    assert look() == {} and aliases() == {"champion": 1, "previous": 2}
+
+    new_version(0.3)  # promoted and rolled back by hand
+    record_scores("cams", 3, SCORES, {"compared_with": "1"})
+    assert promote("cams", "3", gate="gate.toml").moved
+    roll_back("cams")
+    assert look() == {} and aliases() == {"champion": 1, "previous": 3}
+
+
+def interrupt(*_: object) -> None:
+    raise KeyboardInterrupt
+
+
+def test_evaluations_that_come_to_nothing_are_tried_again_at_later_looks(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(autopilot_module, "_evaluate", lambda *_: "the evaluation failed: the folder is gone")
+    new_version(0.1)
+    assert look() == {1: "waiting: evaluation 1 of 3 came to nothing"}
+    assert look() == {1: "waiting: evaluation 2 of 3 came to nothing"}
+    assert look() == {1: "failed: 3 evaluations came to nothing"}
+    assert look() == {}
+
+
+def test_a_version_that_is_deleted_meanwhile_ends_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    new_version(0.1)
+    new_version(0.2)
+
+    def delete(settings: AutopilotSettings, version: ModelVersion, key: str, tell: Callable[[str], None]) -> str:
+        if version.version == 1:
+            connect().delete_model_version("cams", "1")
+            return "the evaluation failed: no such version"
+        raise KeyboardInterrupt  # what a person does in the end
+
+    monkeypatch.setattr(autopilot_module, "_evaluate", delete)
+    said: list[str] = []
+    with pytest.raises(KeyboardInterrupt):
+        fly(settings(), said.append, once=False, interval=0.01)
+    assert any("trying again" in line for line in said) and any("version 2: evaluating" in line for line in said)
 
 
 @pytest.mark.slow
@@ -112,6 +184,8 @@ def test_better_is_promoted_worse_refused_and_nothing_done_twice() -> None:
     new_version(0.0)
     set_alias("cams", "challenger", 5)
     said.clear()
+    for number in (1, 2):
+        assert look(said, video="broken.y4m") == {5: f"waiting: evaluation {number} of 3 came to nothing"}
     assert look(said, video="broken.y4m") == {5: "failed: 3 evaluations came to nothing"}
     assert get_version("cams", "5").scores == {} and aliases() == {"champion": 2, "previous": 1}
     assert sum("the evaluation failed: bitreel:" in line for line in said) == 3

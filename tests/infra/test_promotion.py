@@ -4,17 +4,27 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 import typer
 
 from codec.api import CODECS, create_codec, save_codec
 from codec.errors import UsageError
+from infra import promotion_journal
 from infra.commands import models, train
 from infra.commands import promote as promote_module
-from infra.promotion import Rule, judge, load_gate, promote
-from infra.registry import ModelVersion, get_version, list_versions, record_scores, register_version
-from infra.tracking import start_run
+from infra.promotion import Rule, judge, load_gate, promote, roll_back
+from infra.registry import (
+    ModelVersion,
+    get_version,
+    list_versions,
+    record_scores,
+    register_version,
+    replace_scores,
+    set_alias,
+)
+from infra.tracking import connect, start_run
 
 GOOD = {"decode_hash_failures": 0.0, "psnr_range_db": 17.5, "monotonic": 1.0, "estimate_error_percent": 0.4}
 
@@ -67,6 +77,67 @@ def test_first_version_becomes_champion_and_a_better_one_replaces_it() -> None:
     assert aliases() == {"champion": 2, "previous": 1}
 
 
+def test_a_new_evaluation_leaves_nothing_of_an_older_one() -> None:
+    new_version(GOOD)
+    promote("cams")
+    new_version(GOOD | {"bd_rate_vs_champion": -5.0}, {"compared_with": "1"})
+    new_version(GOOD | {"bd_rate_vs_champion": -1.0}, {"compared_with": "1"})
+    assert promote("cams", "3").moved
+    # Against the new champion it has no BD-rate: the curves share too little.
+    replace_scores("cams", 2, GOOD, {"compared_with": "3"})
+    assert get_version("cams", "2").scores == GOOD
+    refused = promote("cams", "2")
+    assert [v.score for v in refused.verdicts if v.holds is False] == ["bd_rate_vs_champion"]
+    record_scores("cams", 2, {"bd_rate_vs_champion": -5.0})
+    replace_scores("cams", 2, {"bd_rate_vs_champion": -5.0})  # against nobody knows what
+    assert not promote("cams", "2").passed and aliases() == {"champion": 3, "previous": 1}
+
+
+def test_a_champion_by_hand_counts_and_one_that_is_gone_is_not_forgotten() -> None:
+    for _ in range(3):
+        new_version(GOOD)
+    promote("cams", "1", alias="candidate")  # begins the journal, which knows no champion
+    set_alias("cams", "champion", 2)
+    assert [v.score for v in promote("cams", "3").verdicts if v.holds is False] == ["bd_rate_vs_champion"]
+    record_scores("cams", 3, {"bd_rate_vs_champion": -1.0}, {"compared_with": "2"})
+    assert promote("cams", "3").previous == 2
+
+    connect().delete_model_version("cams", "3")
+    new_version(GOOD | {"bd_rate_vs_champion": 99.0}, {"compared_with": "3"})
+    refused = promote("cams", "4")
+    assert "the champion, version 3, is gone from the registry" in str(refused.verdicts) and not refused.passed
+    assert roll_back("cams") == (2, 3)
+    assert aliases()["champion"] == 2
+
+
+def test_a_rollback_is_done_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    new_version(GOOD)
+    promote("cams")
+    new_version(GOOD | {"bd_rate_vs_champion": -1.0}, {"compared_with": "1"})
+    promote("cams")
+
+    def killed(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:  # when it has decided, and has written no alias
+        patch.setattr(promotion_journal, "set_alias", killed)
+        with pytest.raises(KeyboardInterrupt):
+            roll_back("cams")
+    assert aliases() == {"champion": 2, "previous": 1}
+    assert roll_back("cams") == (1, 2) and aliases() == {"champion": 1, "previous": 2}
+    assert roll_back("cams") == (2, 1)  # a second one, asked for on purpose
+
+    claim, at_once = promotion_journal.PromotionJournal.claim, [True]
+
+    def claim_late(*given: Any, **named: Any) -> bool:
+        if at_once.pop() if at_once else False:
+            roll_back("cams")  # somebody else was faster
+        return claim(*given, **named)
+
+    monkeypatch.setattr(promotion_journal.PromotionJournal, "claim", claim_late)
+    assert roll_back("cams") == (1, 2) and aliases() == {"champion": 1, "previous": 2}
+
+
 @pytest.mark.parametrize(
     ("score", "value"),
     [
@@ -84,7 +155,7 @@ def test_one_rule_that_fails_keeps_the_alias_where_it_is(score: str, value: floa
     scores = {
         key: item for key, item in (GOOD | {"bd_rate_vs_champion": -1.0, score: value}).items() if item is not None
     }
-    new_version(scores)
+    new_version(scores, {"compared_with": "1"})
     result = promote("cams")
     assert [v.score for v in result.verdicts if v.holds is False] == [score]
     assert not result.passed and not result.moved and aliases() == {"champion": 1}
@@ -107,6 +178,7 @@ def test_optional_rules_and_both_limits() -> None:
         ("[[rules]]\nscore = 'a'\nmax = 'x'", "max must be a number"),
         ("[[rules]]\nscore = 'a'\nmax = 1\nmaximum = 1", "unknown setting maximum"),
         ("[[rules]]\nscore = 'a'\nmax = 1\nagainst = 'me'", "against can only be"),
+        ("[[rules]]\nscore = 'bd rate (x)'\nmax = 1", "a score's name has letters"),
         ("[[rules]", "not valid TOML"),
     ],
 )

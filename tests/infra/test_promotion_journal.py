@@ -13,9 +13,10 @@ import pytest
 from codec.api import CODECS, create_codec, save_codec
 from codec.errors import BitreelError, UsageError
 from infra import promotion_journal
-from infra.promotion import COMPARED_WITH, promote, roll_back
+from infra.promotion import promote, roll_back
 from infra.promotion_journal import PromotionJournal
 from infra.registry import (
+    COMPARED_WITH,
     SCORE,
     get_version,
     list_models,
