@@ -159,6 +159,14 @@ def manifest_files(folder: StoreFolder) -> tuple[list[str], list[str]]:
     return [f"{MANIFEST}/{name}" for name in parts], [f"{MANIFEST}/{name}" for name in names]
 
 
+def committed_names(folder: StoreFolder) -> set[str]:
+    """The sources that are ingested, as the names of fragments and shards begin."""
+    parts, fragments = manifest_files(folder)
+    checksums = _read(folder, parts, CLIP_SCHEMA, ["source_checksum"], None)["source_checksum"].unique().to_pylist()
+    names = {name.rsplit("/", 1)[-1].removesuffix(".parquet") for name in fragments}
+    return names | {checksum[:NAME_LENGTH] for checksum in checksums}
+
+
 def read_quarantine(store: Store) -> pa.Table:
     """The sources that could not be ingested, with reasons. Raises as `read_store_settings`."""
     folder = open_store_folder(store)

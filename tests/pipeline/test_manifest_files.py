@@ -11,7 +11,8 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
 
-from codec.errors import BitreelError
+from codec.errors import BitreelError, UsageError
+from codec.folder_lock import only_writer
 from pipeline.compaction import compact_manifest
 from pipeline.ingest_calls import fragment_name
 from pipeline.manifest import (
@@ -23,6 +24,7 @@ from pipeline.manifest import (
     write_fragment,
 )
 from pipeline.store import list_sources, store_stats
+from pipeline.store_copy import copy_store
 from pipeline.store_folder import open_store_folder
 from pipeline.store_settling import remove_leftovers, settle_store
 from pipeline.verification import verify_layout
@@ -107,6 +109,27 @@ def test_settling_merges_many_fragments(store: Path, monkeypatch: pytest.MonkeyP
     monkeypatch.setattr("pipeline.store_settling.MERGE_AT", 5)
     settle_store(open_store_folder(store), 1, near_duplicates=False)
     assert manifest_files(open_store_folder(store))[1] == []
+
+
+def test_a_copy_removes_nothing_that_only_it_has(store: Path, tmp_path: Path) -> None:
+    copy = tmp_path / "copy"
+    copy_store(store, copy)
+    compact_manifest(store)
+    copy_store(store, copy)  # the fragments that were merged meanwhile go
+    assert manifest_files(open_store_folder(copy))[1] == []
+    assert read_manifest(copy).equals(read_manifest(store))
+    commit(copy, 9)
+    before = read_manifest(copy)
+    for _ in range(2):
+        with pytest.raises(UsageError, match=r"sources that .* has not \(1\)"):
+            copy_store(store, copy)
+        assert read_manifest(copy).equals(before)
+        compact_manifest(copy)
+    commit(store, 9)
+    with only_writer(copy, ""), pytest.raises(BitreelError, match="another process is writing"):
+        copy_store(store, copy)
+    copy_store(store, copy)
+    assert read_manifest(copy).equals(before) and verify_layout(copy).problems == []
 
 
 def test_layout_problems_are_found(store: Path) -> None:
