@@ -59,4 +59,6 @@ def test_events_are_read_on_from_where_one_was_and_only_whole(tmp_path: Path) ->
     with (tmp_path / "events.jsonl").open("a") as handle:
         handle.write('{"event": "half')
     assert read_events(tmp_path, place) == ([], place)
+    note_event(tmp_path, "next", "begins a line of its own")
+    assert [event["event"] for event in read_events(tmp_path, place)[0]] == ["next"]
     note_event(tmp_path / "nowhere", "lost", "a folder that is not there ends nothing")
