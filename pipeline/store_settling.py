@@ -34,7 +34,11 @@ def remove_leftovers(store: StoreFolder) -> None:
     parts, _ = manifest_files(store)
     committed = committed_names(store)
     for name, file in store.listing(SHARDS).items():
-        if name.endswith(".tar") and name.rsplit("-", 1)[0] not in committed and file.age >= store.leftover_age:
+        source = name.rsplit("-", 1)[0]
+        if not name.endswith(".tar") or source in committed or file.age < store.leftover_age:
+            continue
+        # Looked at once more: a worker of a stopped run may have committed it meanwhile.
+        if not store.exists(f"{MANIFEST}/{source}.parquet"):
             store.remove(f"{SHARDS}/{name}")
     for name, file in store.listing(MANIFEST).items():
         unused = name.startswith("part-") and f"{MANIFEST}/{name}" not in parts
