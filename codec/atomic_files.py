@@ -36,18 +36,22 @@ def commit(temporary: Path, path: Path) -> None:
     temporary.replace(path)
 
 
-def write_atomically(path: Path, data: bytes) -> None:
-    """Write a whole file; makes its folder where it is missing. On any failure nothing is left behind."""
+def write_atomically(path: Path, data: bytes, durable: bool = True) -> None:
+    """Write a whole file; makes its folder where it is missing. On any failure nothing is left behind. Not `durable`,
+    it does not wait for the disk, and may be empty after the machine went down."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = unfinished_path(path)
     try:
         temporary.write_bytes(data)
-        commit(temporary, path)
+        if durable:
+            commit(temporary, path)
+        else:
+            temporary.replace(path)
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
 
 
-def write_json_atomically(path: Path, data: Any) -> None:
+def write_json_atomically(path: Path, data: Any, durable: bool = True) -> None:
     """Write plain data as JSON; what JSON does not know goes through str."""
-    write_atomically(path, (json.dumps(data, indent=2, default=str) + "\n").encode())
+    write_atomically(path, (json.dumps(data, indent=2, default=str) + "\n").encode(), durable)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import os
 from collections.abc import Iterator
@@ -23,10 +24,17 @@ class Journal:
             self.sent = 0
 
     def append(self, entry: dict[str, Any]) -> None:
-        """Add a line, in one write: a process killed in the middle leaves at most one broken line, the last."""
+        """Add a line, in one write: a process killed in the middle leaves at most one broken line, the last.
+
+        Raises OSError where the disk does not take it; then nothing of it is there.
+        """
         if self._descriptor < 0:
             self._descriptor = os.open(self.path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
-        os.write(self._descriptor, json.dumps(entry, separators=(",", ":")).encode() + b"\n")
+        line = json.dumps(entry, separators=(",", ":")).encode() + b"\n"
+        before = os.fstat(self._descriptor).st_size
+        if os.write(self._descriptor, line) < len(line):  # how a disk that fills up midway shows itself
+            os.ftruncate(self._descriptor, before)
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     def sync(self) -> None:
         """Make what was appended here durable."""

@@ -5,6 +5,9 @@
 Each process writes a journal of its own; what a process that died had not sent is sent by the next one of its kind.
 An entry is sent again where nobody knows whether it arrived. It carries its own time, and MLflow keeps a metric of the
 same key, step, time and value once, so every point is there exactly once.
+
+Files are uploaded after all else and removed here then. One that is too large for the server, or that nobody has the
+credentials for, is tried again and holds back nothing but itself.
 """
 
 from __future__ import annotations
@@ -14,6 +17,7 @@ import secrets
 import shutil
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -51,6 +55,10 @@ class Outbox:
         self._own = None
         if writer:
             self._own = _new_journal(folder, writer)
+        self._files = {entry["file"]: entry for journal in self._journals for entry in _held_back(folder, journal)}
+        self._failed: Counter[str] = Counter()  # tries in vain, by file
+        self._in_vain = 0  # how many tries since the last file that was uploaded
+        self._files_due = 0.0  # when the next file may be tried, by the monotonic clock
         self._lock = threading.Lock()  # of the own journal
         self._news, self._over = threading.Event(), threading.Event()
         self._settled = threading.Condition()
@@ -112,7 +120,7 @@ class Outbox:
         return [*self._journals, *([self._own] if self._own else [])]
 
     def _waiting(self) -> bool:
-        return any(journal.has_unsent() for journal in self._all())
+        return any(journal.has_unsent() for journal in self._all()) or bool(self._files)
 
     def _work(self) -> None:
         failures = 0
@@ -120,26 +128,49 @@ class Outbox:
             try:
                 for journal in self._all():
                     self._send(journal)
-                if self._away:
+                failures = 0
+                self._upload()
+                if self._away and not self._files:
                     self._warn("MLflow is back; all that waited is sent")
-                self._away, failures = False, 0
+                    self._away = False
                 with self._settled:
                     self._settled.notify_all()
-                self._news.wait()
+                self._news.wait(max(0.0, self._files_due - time.monotonic()) if self._files else None)
                 self._news.clear()
             except Exception as error:  # whatever is wrong with MLflow, hours of training must not end by it
                 if not self._away:
-                    first = (str(error).splitlines() or [type(error).__name__])[0]
-                    self._warn("training goes on, its figures wait on disk: %s", first)
+                    self._warn("training goes on, its figures wait on disk: %s", _first_line(error))
                 self._away, failures = True, failures + 1
-                self._over.wait(min(0.5 * 2**failures, _PATIENCE))
+                self._over.wait(_pause(failures))
+
+    def _upload(self) -> None:
+        """Upload the files that wait, those that failed least first, up to the first that fails; then not for a while.
+        Raises nothing."""
+        if time.monotonic() < self._files_due:
+            return
+        for name in sorted(self._files, key=lambda name: self._failed[name]):
+            try:
+                self._deliver([self._files[name]])
+            except Exception as error:  # as in `_work`
+                if not self._failed[name] and not self._away:
+                    self._warn("a file for MLflow waits on disk, %s: %s", Path(name).name, _first_line(error))
+                self._failed[name] += 1
+                self._in_vain += 1
+                self._files_due = time.monotonic() + _pause(self._in_vain)
+                return
+            self._in_vain = 0
+            shutil.rmtree((self.folder / FILES / name).parent, ignore_errors=True)
+            del self._files[name]
 
     def _send(self, journal: Journal) -> None:
-        """Send what of a journal is unsent, noting each success."""
+        """Send what of a journal is unsent, noting each success. Files are put on the list of those that wait."""
         journal.sync()
         batch: list[Entry] = []
         size, end = 0, 0
         for entry, after in journal.entries(journal.sent):
+            if entry["kind"] == "file":
+                self._files[entry["file"]], end = entry, after
+                continue
             if entry["kind"] == "metrics" and size + len(entry["values"]) <= BATCH:
                 batch, size, end = [*batch, entry], size + len(entry["values"]), after
                 continue
@@ -148,15 +179,16 @@ class Outbox:
                 batch, size, end = [entry], len(entry["values"]), after
                 continue
             batch, size = [], 0
+            if entry["kind"] == "status":
+                self._upload()  # who sees that a run has ended finds its files there, where they can be uploaded at all
             self._deliver([entry])
             journal.note_sent(after)
-            if entry["kind"] == "file":
-                shutil.rmtree((self.folder / FILES / entry["file"]).parent, ignore_errors=True)
         self._flush(journal, batch, end)
 
     def _flush(self, journal: Journal, batch: list[Entry], end: int) -> None:
         if batch:
             self._deliver(batch)
+        if end > journal.sent:
             journal.note_sent(end)
 
     def _deliver(self, entries: list[Entry]) -> None:
@@ -193,6 +225,26 @@ class Outbox:
             client.log_artifact(self.run_id, str(path), first["to"])
 
 
+def _pause(failures: int) -> float:
+    """Seconds until the next try."""
+    return min(0.5 * 2 ** min(failures, 10), _PATIENCE)
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0]
+
+
+def _held_back(folder: Path, journal: Journal) -> Iterator[Entry]:
+    """The files that still wait though all else up to the mark is sent."""
+    if not any((folder / FILES).glob("*/*")):
+        return
+    for entry, after in journal.entries(0):
+        if after > journal.sent:
+            return
+        if entry["kind"] == "file" and (folder / FILES / entry["file"]).is_file():
+            yield entry
+
+
 def _new_journal(folder: Path, writer: str) -> Journal:
     return Journal(folder / f"{writer}-{time.time_ns():020d}-{secrets.token_hex(3)}.jsonl")
 
@@ -209,7 +261,8 @@ def note_status(folder: Path, status: str) -> None:
 
 def left_behind(folder: Path) -> bool:
     """Whether an outbox holds entries that were not sent."""
-    return any(Journal(path).has_unsent() for path in folder.glob("*-*.jsonl"))
+    journals = [Journal(path) for path in folder.glob("*-*.jsonl")]
+    return any(journal.has_unsent() or any(_held_back(folder, journal)) for journal in journals)
 
 
 def last_status(folder: Path) -> str | None:

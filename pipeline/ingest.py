@@ -153,6 +153,9 @@ class _Run:
         self._attempts: dict[str, int] = {}
         self._losses: dict[str, int] = {}
         self._at_work = 0
+        self._claimed: dict[str, str] = {}  # location -> the checksum that it was last to be ingested with
+        self._claimants: dict[str, str] = {}  # checksum -> the location that has it in this run
+        self._copies: dict[str, list[str]] = {}  # checksum -> locations that were passed over for that one
         self.names: dict[str, tuple[str, str]] = {}  # checksum -> the first of its locations by name, its stamp
         self._done = 0
         clips = read_manifest(store, ["source_checksum", "source", "source_stamp"], dropped=True)
@@ -237,9 +240,11 @@ class _Run:
             return False
         if checksum in self._taken:
             self.report.duplicates += 1
+            self._copies.setdefault(checksum, []).append(location)
             self._tell(location, "duplicate")
             return False
         self._taken.add(checksum)
+        self._claimed[location], self._claimants[checksum] = checksum, location
         return True
 
     def _crashed(self, location: str, checksum: str, outcome: Outcome) -> None:
@@ -265,6 +270,7 @@ class _Run:
 
     def _again(self, location: str, checksum: str) -> None:
         self._taken.discard(checksum)
+        self._claimants.pop(checksum, None)
         self.pending.append(location)
 
     def _quarantine(self, location: str, outcome: Outcome) -> None:
@@ -281,6 +287,20 @@ class _Run:
         with blaming_store(self._store):
             write_fragment(self._store, _quarantine_name(location), [row], QUARANTINE_SCHEMA)
         self._tell(location, "quarantined")
+        if outcome.retry:
+            self._take_a_copy(location)
+
+    def _take_a_copy(self, location: str) -> None:
+        """What failed at this location may do well at another that was passed over for it: its file may be gone, or the
+        server that has it."""
+        checksum = self._claimed.get(location, "")
+        copies = self._copies.get(checksum)
+        if copies and self._claimants.get(checksum, location) == location:
+            self._taken.discard(checksum)
+            self._claimants.pop(checksum, None)
+            self.report.duplicates -= 1
+            self._done -= 1  # told of as a duplicate, it is told of once more
+            self.pending.append(copies.pop())
 
     def _drop_quarantine(self, location: str) -> None:
         """What was broken and is now read leaves the table."""

@@ -9,10 +9,10 @@ from __future__ import annotations
 
 import json
 from array import array
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import accumulate
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import pyarrow as pa
@@ -80,6 +80,12 @@ QUARANTINE_SCHEMA = pa.schema(
 
 
 Store = str | Path | StoreFolder
+_Read = TypeVar("_Read")
+_LOOKS = 3  # at a folder whose files are being merged
+
+
+class _Vanished(BitreelError):
+    """A file that was listed is not there any more."""
 
 
 def create_or_check_store(store: Store, settings: dict[str, Any]) -> None:
@@ -136,8 +142,13 @@ def read_manifest(
     if not dropped:  # stores of before the rules have no such column
         in_use = pc.field("dropped").is_null() | (pc.field("dropped") == "")
         condition = in_use if where is None else in_use & where
-    parts, fragments = manifest_files(folder)
     needed = list(dict.fromkeys([*chosen, "source_checksum", "first_frame"]))
+    table = _looking_again(lambda: _read_clips(folder, needed, condition))
+    return table.sort_by([("source_checksum", "ascending"), ("first_frame", "ascending")]).select(chosen)
+
+
+def _read_clips(folder: StoreFolder, needed: list[str], condition: pc.Expression | None) -> pa.Table:
+    parts, fragments = manifest_files(folder)
     table = _read(folder, fragments, CLIP_SCHEMA, needed, condition)
     if parts:
         if fragments:
@@ -145,7 +156,17 @@ def read_manifest(
             newer = pc.is_in(pc.utf8_slice_codeunits(pc.field("source_checksum"), 0, NAME_LENGTH), value_set=names)
             condition = ~newer if condition is None else condition & ~newer
         table = pa.concat_tables([_read(folder, parts, CLIP_SCHEMA, needed, condition), table])
-    return table.sort_by([("source_checksum", "ascending"), ("first_frame", "ascending")]).select(chosen)
+    return table
+
+
+def _looking_again(read: Callable[[], _Read]) -> _Read:
+    """List and read anew where files went in between: others may be merging fragments, or taking entries out."""
+    for _ in range(_LOOKS - 1):
+        try:
+            return read()
+        except _Vanished:
+            continue
+    return read()
 
 
 def manifest_files(folder: StoreFolder) -> tuple[list[str], list[str]]:
@@ -159,12 +180,28 @@ def manifest_files(folder: StoreFolder) -> tuple[list[str], list[str]]:
     return [f"{MANIFEST}/{name}" for name in parts], [f"{MANIFEST}/{name}" for name in names]
 
 
+def committed_names(folder: StoreFolder) -> set[str]:
+    """The sources that are ingested, as the names of fragments and shards begin."""
+
+    def read() -> set[str]:
+        parts, fragments = manifest_files(folder)
+        checksums = _read(folder, parts, CLIP_SCHEMA, ["source_checksum"], None)["source_checksum"].unique()
+        names = {name.rsplit("/", 1)[-1].removesuffix(".parquet") for name in fragments}
+        return names | {checksum[:NAME_LENGTH] for checksum in checksums.to_pylist()}
+
+    return _looking_again(read)
+
+
 def read_quarantine(store: Store) -> pa.Table:
     """The sources that could not be ingested, with reasons. Raises as `read_store_settings`."""
     folder = open_store_folder(store)
     read_store_settings(folder)
-    names = [f"{QUARANTINE}/{name}" for name in sorted(folder.listing(QUARANTINE)) if name.endswith(".parquet")]
-    return _read(folder, names, QUARANTINE_SCHEMA, QUARANTINE_SCHEMA.names, None)
+
+    def read() -> pa.Table:
+        names = [f"{QUARANTINE}/{name}" for name in sorted(folder.listing(QUARANTINE)) if name.endswith(".parquet")]
+        return _read(folder, names, QUARANTINE_SCHEMA, QUARANTINE_SCHEMA.names, None)
+
+    return _looking_again(read)
 
 
 def write_fragment(store: Store, name: str, rows: list[dict[str, Any]], schema: pa.Schema) -> None:
@@ -205,7 +242,8 @@ def _begins(pieces: Sequence[Sequence[Any]]) -> pa.Buffer:
 def _read(
     folder: StoreFolder, names: list[str], schema: pa.Schema, columns: Sequence[str], where: pc.Expression | None
 ) -> pa.Table:
-    """Read Parquet files of the store; columns that a file does not have are null."""
+    """Read Parquet files of the store; columns that a file does not have are null. Raises _Vanished where one is gone,
+    BitreelError where one is damaged."""
     if not names:
         return pa.schema([schema.field(name) for name in columns]).empty_table()
     import pyarrow.dataset as pd  # loads pandas, which ingest workers would wait for
@@ -214,6 +252,9 @@ def _read(
     try:
         files = pd.dataset([f"{root}/{name}" for name in names], schema=schema, format="parquet", filesystem=filesystem)
         return files.to_table(columns=list(columns), filter=where)
+    except FileNotFoundError as error:
+        gone = next((name for name in names if not folder.exists(name)), names[0])
+        raise _Vanished(f"'{folder}/{gone}' is gone; run `bitreel ingest` again, or ingest into a new store") from error
     except (pa.ArrowException, OSError, ValueError) as error:
         damaged = next((name for name in names if not _readable(filesystem, f"{root}/{name}")), None)
         if damaged is None:

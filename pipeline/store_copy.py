@@ -4,19 +4,23 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
+from codec.errors import UsageError
+from codec.folder_lock import only_writer
 from pipeline.manifest import (
     PARTS_FILE,
     QUARANTINE,
     SHARDS,
     Store,
+    committed_names,
     create_or_check_store,
     manifest_files,
     read_store_settings,
 )
 from pipeline.shards import blaming_store
-from pipeline.store_folder import open_store_folder
+from pipeline.store_folder import LocalFolder, StoreFolder, open_store_folder
 
 _COPIED_AT_ONCE = 1 << 22
 
@@ -25,12 +29,19 @@ def copy_store(source: Store, target: Store, on_file: Callable[[int, int], None]
     """Copy what `target` lacks; gives the files and bytes copied. on_file gets (files done, files in all).
 
     Shards come first, so the copy is a whole store of fewer clips if it is stopped. Fragments and tables are always
-    copied: they may have changed at the same size. Raises UsageError where `target` is a store with other settings.
+    copied: they may have changed at the same size. Raises UsageError where `target` is a store with other settings or
+    has sources that `source` has not, BitreelError where somebody is writing to it.
     """
     origin, copy = open_store_folder(source), open_store_folder(target)
     settings = read_store_settings(origin)
     with blaming_store(copy):
         create_or_check_store(copy, {key: value for key, value in settings.items() if key != "format"})
+    with blaming_store(copy), _only_writer(copy):
+        if own := committed_names(copy) - committed_names(origin):
+            raise UsageError(
+                f"store '{copy}' has sources that '{origin}' has not ({len(own)}); copy to a new folder, or ingest "
+                f"them into '{origin}' first"
+            )
         there = copy.listing(SHARDS)
         shards = origin.listing(SHARDS)
         missing = [name for name, file in shards.items() if name not in there or there[name].size != file.size]
@@ -57,3 +68,13 @@ def copy_store(source: Store, target: Store, on_file: Callable[[int, int], None]
         for name in stale:  # merged into the origin's parts meanwhile
             copy.remove(name)
     return len(names), size
+
+
+@contextmanager
+def _only_writer(store: StoreFolder) -> Iterator[None]:
+    """An ingest into the copy would have what it commits meanwhile taken for stale."""
+    if not isinstance(store, LocalFolder):
+        yield
+        return
+    with only_writer(store.path, f"another process is writing to store '{store}'; wait for it or stop it"):
+        yield

@@ -9,7 +9,16 @@ import pyarrow.compute as pc
 
 from pipeline.compaction import merge_fragments
 from pipeline.ingest_calls import fragment_name
-from pipeline.manifest import CLIP_SCHEMA, MANIFEST, QUARANTINE, SHARDS, manifest_files, read_manifest, write_fragment
+from pipeline.manifest import (
+    CLIP_SCHEMA,
+    MANIFEST,
+    QUARANTINE,
+    SHARDS,
+    committed_names,
+    manifest_files,
+    read_manifest,
+    write_fragment,
+)
 from pipeline.near_duplicates import mark
 from pipeline.shards import blaming_store
 from pipeline.splits import missing_held_out
@@ -22,13 +31,14 @@ def remove_leftovers(store: StoreFolder) -> None:
     """Remove unfinished files, shards whose source was never committed, and parts that a merge did not come to use."""
     if isinstance(store, LocalFolder):
         store.remove_unfinished((SHARDS, MANIFEST, QUARANTINE))
-    parts, fragments = manifest_files(store)
-    committed = {name.rsplit("/", 1)[-1].removesuffix(".parquet") for name in fragments}
-    if parts:
-        sources = read_manifest(store, ["source_checksum"], dropped=True)["source_checksum"].unique()
-        committed |= {fragment_name(checksum) for checksum in sources.to_pylist()}
+    parts, _ = manifest_files(store)
+    committed = committed_names(store)
     for name, file in store.listing(SHARDS).items():
-        if name.endswith(".tar") and name.rsplit("-", 1)[0] not in committed and file.age >= store.leftover_age:
+        source = name.rsplit("-", 1)[0]
+        if not name.endswith(".tar") or source in committed or file.age < store.leftover_age:
+            continue
+        # Looked at once more: a worker of a stopped run may have committed it meanwhile.
+        if not store.exists(f"{MANIFEST}/{source}.parquet"):
             store.remove(f"{SHARDS}/{name}")
     for name, file in store.listing(MANIFEST).items():
         unused = name.startswith("part-") and f"{MANIFEST}/{name}" not in parts

@@ -33,6 +33,10 @@ FORMAT = 2
 _FILES = (WEIGHTS_FILE, CONFIG_FILE, TENSORS_FILE)
 
 
+class OtherFormat(UsageError):
+    """A checkpoint that another version of this program wrote; it may be whole."""
+
+
 @dataclass(frozen=True)
 class TrainingState:
     """Where a training stands: `step` steps are done. optimizer: "parameter/slot" → tensor.
@@ -155,8 +159,9 @@ def load_training_state(folder: Path) -> TrainingState:
 def read_state(folder: Path) -> dict[str, Any]:
     """What training.json says. Raises as `load_training_state`."""
     lacking = [name for name in (STATE_FILE, *_FILES) if not (folder / name).is_file()]
-    if lacking:
-        raise UsageError(f"'{folder}' can't be resumed from: no {', '.join(lacking)} in it")
+    incomplete = UsageError(f"'{folder}' can't be resumed from: no {', '.join(lacking)} in it")
+    if STATE_FILE in lacking:
+        raise incomplete
     try:
         state: dict[str, Any] = json.loads((folder / STATE_FILE).read_text())
         written = state["format"]
@@ -164,7 +169,9 @@ def read_state(folder: Path) -> dict[str, Any]:
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise BitreelError(f"checkpoint '{folder}' is damaged: {STATE_FILE} can't be read") from error
     if written != FORMAT:
-        raise UsageError(f"'{folder}' is checkpoint format {written}; this version reads {FORMAT}")
+        raise OtherFormat(f"'{folder}' is checkpoint format {written}; this version reads {FORMAT}")
+    if lacking:
+        raise incomplete
     if not whole:
         raise BitreelError(f"checkpoint '{folder}' is damaged: {STATE_FILE} is not what was written")
     return state

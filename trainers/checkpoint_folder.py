@@ -1,10 +1,13 @@
 """The checkpoints of one run: which there are, which stay, and the newest that is whole.
 
-FOLDER/step-00001200/    one checkpoint; the name sorts by step
+FOLDER/step-00001200/            one checkpoint; the name sorts by step
+FOLDER/damaged-step-00001300/    one that was passed over; nothing counts or removes it
+FOLDER/.step-00001400.part/      being written, or being removed
 """
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import shutil
 from collections.abc import Callable, Mapping, Sequence
@@ -12,7 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from codec.errors import BitreelError, UsageError
-from trainers.checkpoint import Snapshot, TrainingState, load_training_state, read_state
+from trainers.checkpoint import OtherFormat, Snapshot, TrainingState, load_training_state, read_state
 
 _NAME = "step-{:08d}"
 
@@ -77,7 +80,7 @@ class CheckpointFolder:
         self.folder, self.policy, self._validated = folder, policy, validated
 
     def steps(self) -> list[int]:
-        """Steps of the checkpoints there are, rising, damaged ones too."""
+        """Steps of the checkpoints there are, rising, damaged ones too until `newest_whole` sets them aside."""
         found = self.folder.glob("step-*") if self.folder.is_dir() else ()
         return sorted(int(path.name.removeprefix("step-")) for path in found if path.name[5:].isdigit())
 
@@ -87,30 +90,39 @@ class CheckpointFolder:
 
     def write(self, snapshot: Snapshot) -> Path:
         """Write one and remove those that the policy lets go. Raises OSError where it can't be written."""
-        for unfinished in self.folder.glob(".step-*.part"):  # of a process that was killed
-            shutil.rmtree(unfinished, ignore_errors=True)
+        self._clear()
         path = self.path(snapshot.step)
         snapshot.write(path)
         self.prune()
         return path
 
     def newest_whole(self) -> tuple[Path, TrainingState] | None:
-        """The newest checkpoint that is as it was written, and its content; damaged ones are told of and passed over.
+        """The newest checkpoint that is as it was written, and its content; damaged ones after it are told of and set
+        aside.
 
-        None where there is none at all. Raises BitreelError where all there are are damaged.
+        None where there is none at all. Raises BitreelError where all there are are damaged. For who writes, and for
+        others when nobody writes any more.
         """
         steps = self.steps()
+        damaged = []
         for step in reversed(steps):
             try:
-                return self.path(step), load_training_state(self.path(step))
+                state = load_training_state(self.path(step))
             except (BitreelError, UsageError) as error:
                 logging.getLogger(__name__).warning("%s; going back to the one before", error)
+                if not isinstance(error, OtherFormat):
+                    damaged.append(self.path(step))
+                continue
+            for path in damaged:
+                self._set_aside(path)
+            return self.path(step), state
         if steps:
             raise BitreelError(f"no checkpoint in '{self.folder}' is whole; start a new run")
         return None
 
     def prune(self) -> None:
         """Remove those that the policy lets go. For who writes, and for others when nobody writes any more."""
+        self._clear()
         validated = self._validated()  # before the look at what is there: no newer one is judged by an older finding
         notes = []
         for step in self.steps():
@@ -122,4 +134,28 @@ class CheckpointFolder:
         kept = steps_to_keep(notes, self.policy, validated)
         for note in notes:
             if note.step not in kept:
-                shutil.rmtree(self.path(note.step), ignore_errors=True)
+                self._remove(self.path(note.step))
+
+    def _set_aside(self, path: Path) -> None:
+        """Left under its name it would count as the newest, and what training writes after the one before it would be
+        pruned as older."""
+        aside, again = path.with_name(f"damaged-{path.name}"), 1
+        while aside.exists():
+            again += 1
+            aside = path.with_name(f"damaged-{path.name}-{again}")
+        try:
+            path.rename(aside)
+        except OSError as error:
+            logging.getLogger(__name__).warning("'%s' can't be set aside: %s", path, error.strerror or error)
+
+    def _remove(self, path: Path) -> None:
+        """First the name goes: half of it, of a process that was killed, must not look like a checkpoint."""
+        gone = path.with_name(f".{path.name}.part")
+        with contextlib.suppress(OSError):  # then it stays until the next time
+            path.rename(gone)
+        shutil.rmtree(gone, ignore_errors=True)
+
+    def _clear(self) -> None:
+        """Remove what a process that was killed left half written or half removed."""
+        for unfinished in self.folder.glob(".step-*.part"):
+            shutil.rmtree(unfinished, ignore_errors=True)

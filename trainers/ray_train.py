@@ -169,7 +169,8 @@ def _fit_while_it_advances(
             raise (UsageError if said["usage"] else BitreelError)(said["message"])
         if failure is None:
             return
-        if checkpoint_folder(folder, recipe).steps()[-1:] <= steps[-1:]:
+        # Not the newest alone: training may have gone back behind a damaged one.
+        if set(checkpoint_folder(folder, recipe).steps()) <= set(steps):
             lines = [line for line in str(failure).strip().splitlines() if line.strip()]
             raise BitreelError(
                 f"training '{folder.name}' failed {MAX_FAILURES + 1} times without a new checkpoint and gave up: "

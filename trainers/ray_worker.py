@@ -140,7 +140,9 @@ class _RayHooks:
     def on_log(self, step: int, metrics: dict[str, float]) -> None:
         if self.rank == 0:
             try:
-                write_json_atomically(self.folder / PROGRESS_FILE, {"step": step, "metrics": metrics})
+                # Only to be shown: training does not wait for the disk to have it.
+                state = {"step": step, "metrics": metrics}
+                write_json_atomically(self.folder / PROGRESS_FILE, state, durable=False)
             except OSError as error:  # a full disk must not end a training that could go on
                 note_event(self.folder, "problem", f"can't write {PROGRESS_FILE}: {error.strerror or error}")
         if self.tracker is not None:

@@ -5,7 +5,9 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import logging
 import os
 import time
 from pathlib import Path
@@ -15,16 +17,21 @@ EVENTS_FILE = "events.jsonl"
 
 
 def note_event(folder: Path, event: str, text: str, **details: Any) -> None:
-    """Append one line; lines of several processes don't mix. What can't be written (full disk) is let go."""
-    line = json.dumps({"time": time.time(), "event": event, "text": text} | details) + "\n"
+    """Append one line; lines of several processes don't mix. What can't be written (full disk) is let go,
+    with a warning."""
+    line = json.dumps({"time": time.time(), "event": event, "text": text} | details).encode() + b"\n"
     try:
-        descriptor = os.open(folder / EVENTS_FILE, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+        descriptor = os.open(folder / EVENTS_FILE, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o644)
         try:
-            os.write(descriptor, line.encode())
+            size = os.fstat(descriptor).st_size
+            if size and os.pread(descriptor, 1, size - 1) != b"\n":  # a full disk cut the last line off
+                line = b"\n" + line
+            if os.write(descriptor, line) < len(line):
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         finally:
             os.close(descriptor)
-    except OSError:
-        pass
+    except OSError as error:
+        logging.getLogger(__name__).warning("an event of the run is not written down (%s): %s", error, text)
 
 
 def read_events(folder: Path, from_byte: int = 0) -> tuple[list[dict[str, Any]], int]:
@@ -41,5 +48,5 @@ def read_events(folder: Path, from_byte: int = 0) -> tuple[list[dict[str, Any]],
         try:
             events.append(json.loads(line))
         except ValueError:
-            continue  # a line that a full disk cut off
+            continue  # a line that a full disk cut off, or an empty one after it
     return events, from_byte + len(whole)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import pickle
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -32,6 +33,13 @@ def _surroundings(monkeypatch: pytest.MonkeyPatch, mlflow_home: Path) -> None:
 
 def curve(client: MlflowClient, run: TrackedRun, key: str) -> list[tuple[int, float]]:
     return sorted((point.step, point.value) for point in client.get_metric_history(run.run_id, key))
+
+
+def wait_until(done: Callable[[], bool]) -> None:
+    until = time.monotonic() + 20
+    while not done():
+        assert time.monotonic() < until
+        time.sleep(0.05)
 
 
 def worker(run: TrackedRun) -> TrainingTracker:
@@ -133,6 +141,36 @@ def test_what_mlflow_will_never_take_keeps_nothing_else_back(tmp_path: Path, cap
     tracker.close()
     assert curve(connect(), run, "loss")[-1] == (2, 1.0)
     assert "MLflow refused" in caplog.text
+
+
+def test_a_file_that_can_t_be_uploaded_holds_back_nothing_else(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = start_training_run(tiny_recipe(), "tiny-1", {}, tmp_path / "tiny-1")
+    folder = tmp_path / "tiny-1" / OUTBOX
+    upload, tries = MlflowClient.log_artifact, []
+
+    def refuse(client: MlflowClient, run_id: str, path: str, to: str) -> None:
+        tries.append(Path(path).name)
+        if path.endswith("large.png"):
+            raise OSError("413 Client Error: Request Entity Too Large")
+        upload(client, run_id, path, to)
+
+    monkeypatch.setattr("mlflow.MlflowClient.log_artifact", refuse)
+    tracker = worker(run)
+    for step, name in enumerate(("large.png", "small.png")):
+        tracker.outbox.add_file(name, "reconstructions", lambda path: path.write_bytes(b"x"))
+        tracker.log(step, {"loss": 1.0})
+    wait_until(lambda: len(tries) >= 2)
+    tracker.log(20, {"loss": 0.5})
+    wait_until(lambda: len(curve(connect(), run, "loss")) == 3)
+    assert not tracker.outbox.close(0.1) and left_behind(folder)
+    assert [f.path for f in connect().list_artifacts(run.run_id, "reconstructions")] == ["reconstructions/small.png"]
+    assert tries.count("small.png") == 1 and "large.png: 413" in caplog.text
+    monkeypatch.setattr("mlflow.MlflowClient.log_artifact", upload)  # the server takes larger ones now
+    assert Outbox(run.uri, run.run_id, folder, "").close(20) and not left_behind(folder)
+    assert len(connect().list_artifacts(run.run_id, "reconstructions")) == 2
+    assert len(curve(connect(), run, "loss")) == 3
 
 
 def test_validations_are_logged_once_at_their_own_step(tmp_path: Path) -> None:

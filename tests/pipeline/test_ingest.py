@@ -8,6 +8,7 @@ import shutil
 import signal
 from collections.abc import Callable
 from pathlib import Path
+from unittest.mock import Mock
 
 import numpy as np
 import pyarrow as pa
@@ -18,9 +19,12 @@ import typer
 from codec.errors import BitreelError, UsageError, VideoError
 from infra.commands import ingest as ingest_command
 from pipeline.decoders import open_video
-from pipeline.ingest import MAX_ATTEMPTS, IngestProgress, ingest_videos
-from pipeline.manifest import read_manifest, read_quarantine
+from pipeline.ingest import MAX_ATTEMPTS, IngestProgress, _Run, ingest_videos
+from pipeline.ingest_calls import IngestSettings, Outcome
+from pipeline.manifest import create_or_check_store, read_manifest, read_quarantine
+from pipeline.store_folder import open_store_folder
 from pipeline.verification import verify_store
+from pipeline.worker_pool import Finished
 from tests.pipeline.process_hunt import hunting, own_processes
 
 MakeVideo = Callable[..., Path]
@@ -242,6 +246,36 @@ def test_a_video_that_needs_too_much_memory_is_quarantined(tmp_path: Path, make_
     assert "needs more than the 500 MiB" in report.quarantined[str(large)]
     report = ingest_videos([tmp_path / "v"], tmp_path / "store", clip_frames=64, workers=1, worker_memory=4000)
     assert (report.ingested, report.skipped) == (1, 1)
+
+
+def test_a_copy_of_what_failed_is_taken_in_its_place(tmp_path: Path) -> None:
+    """The first name's file is identified, its copy passed over for it, and then it can't be read."""
+    a, b, c = (str(tmp_path / name) for name in ("a.mp4", "b.mp4", "c.mp4"))
+    store = open_store_folder(tmp_path / "store")
+    create_or_check_store(store, {"pixels": "yuv420"})
+    told: list[tuple[str, str, int]] = []
+    settings = IngestSettings(store.url, 16, None, "yuv420", 1, None, 0, 0)
+    run = _Run(store, settings, [a, b, c], lambda p: told.append((p.source, p.status, p.done)))
+    run.pending.clear()
+    pool = Mock(idle=[])
+    seen, gone = Outcome(checksum="ab", stamp="1"), Outcome(error="no such file", retry=True)
+    failed = Outcome(checksum="ab", stamp="1", error="out of memory", retry=True)
+    for location in (a, b, c):
+        run._settle(pool, Finished((location, ""), None, seen))
+    assert run.report.duplicates == 2 and not run.pending
+    run._settle(pool, Finished((a, "ab"), None, failed))
+    assert list(run.pending) == [c] and run.report.duplicates == 1
+    run.pending.clear()
+    run._settle(pool, Finished((c, ""), None, seen))
+    run._settle(pool, Finished((c, "ab"), None, died=True))
+    assert list(run.pending) == [c]  # once more
+    run.pending.clear()
+    run._settle(pool, Finished((c, ""), None, gone))
+    assert list(run.pending) == [b] and run.report.duplicates == 0
+    run._settle(pool, Finished((b, ""), None, seen))
+    run._settle(pool, Finished((b, "ab"), None, Outcome(checksum="ab", stamp="1", clips=1, frames=16)))
+    assert (run.report.ingested, run.report.duplicates, list(run.report.quarantined)) == (1, 0, [a, c])
+    assert told[-1] == (b, "ingested", 3)
 
 
 def test_a_full_disk_keeps_what_is_done(tmp_path: Path, make_video: MakeVideo) -> None:

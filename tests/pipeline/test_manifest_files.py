@@ -11,7 +11,8 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
 
-from codec.errors import BitreelError
+from codec.errors import BitreelError, UsageError
+from codec.folder_lock import only_writer
 from pipeline.compaction import compact_manifest
 from pipeline.ingest_calls import fragment_name
 from pipeline.manifest import (
@@ -23,7 +24,8 @@ from pipeline.manifest import (
     write_fragment,
 )
 from pipeline.store import list_sources, store_stats
-from pipeline.store_folder import open_store_folder
+from pipeline.store_copy import copy_store
+from pipeline.store_folder import LocalFolder, StoredFile, StoreFolder, open_store_folder
 from pipeline.store_settling import remove_leftovers, settle_store
 from pipeline.verification import verify_layout
 
@@ -103,10 +105,47 @@ def test_a_merge_stopped_halfway_does_no_harm(store: Path) -> None:
     assert len(list((store / "shards").iterdir())) == 5
 
 
+def test_a_source_that_is_committed_meanwhile_keeps_its_shard(store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = open_store_folder(store)
+    listing = LocalFolder.listing
+
+    def committing(self: LocalFolder, name: str) -> dict[str, StoredFile]:
+        if name == "shards":  # by a worker that is not dead yet
+            commit(store, 9)
+        return listing(self, name)
+
+    (store / "shards" / f"{'f' * 20}-0000.tar").touch()
+    monkeypatch.setattr(LocalFolder, "listing", committing)
+    remove_leftovers(folder)
+    assert len(list((store / "shards").iterdir())) == 6
+    assert verify_layout(store).problems == []
+
+
 def test_settling_merges_many_fragments(store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("pipeline.store_settling.MERGE_AT", 5)
     settle_store(open_store_folder(store), 1, near_duplicates=False)
     assert manifest_files(open_store_folder(store))[1] == []
+
+
+def test_a_copy_removes_nothing_that_only_it_has(store: Path, tmp_path: Path) -> None:
+    copy = tmp_path / "copy"
+    copy_store(store, copy)
+    compact_manifest(store)
+    copy_store(store, copy)  # the fragments that were merged meanwhile go
+    assert manifest_files(open_store_folder(copy))[1] == []
+    assert read_manifest(copy).equals(read_manifest(store))
+    commit(copy, 9)
+    before = read_manifest(copy)
+    for _ in range(2):
+        with pytest.raises(UsageError, match=r"sources that .* has not \(1\)"):
+            copy_store(store, copy)
+        assert read_manifest(copy).equals(before)
+        compact_manifest(copy)
+    commit(store, 9)
+    with only_writer(copy, ""), pytest.raises(BitreelError, match="another process is writing"):
+        copy_store(store, copy)
+    copy_store(store, copy)
+    assert read_manifest(copy).equals(before) and verify_layout(copy).problems == []
 
 
 def test_layout_problems_are_found(store: Path) -> None:
@@ -125,6 +164,26 @@ def test_layout_problems_are_found(store: Path) -> None:
     assert "other.tar: not in the manifest" in problems
     assert "lies over the clip before it" in problems
     assert "2 times in the manifest" in problems
+
+
+def test_what_is_merged_while_it_is_read_is_no_damage(store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = read_manifest(store)
+    list_files, merged = manifest_files, []
+
+    def merging(folder: StoreFolder) -> tuple[list[str], list[str]]:
+        found = list_files(folder)
+        if not merged:
+            merged.append(True)
+            compact_manifest(store)  # between the listing and the reading
+        return found
+
+    monkeypatch.setattr("pipeline.manifest.manifest_files", merging)
+    assert read_manifest(store).equals(before)
+    monkeypatch.undo()
+    (part,) = (store / MANIFEST).glob("part-*.parquet")
+    part.unlink()
+    with pytest.raises(BitreelError, match=f"{part.name}' is gone"):
+        read_manifest(store)
 
 
 def test_damage_names_the_file(store: Path) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 import threading
 from pathlib import Path
 
@@ -77,9 +79,84 @@ def test_a_damaged_newest_checkpoint_gives_way_to_the_one_before(
     assert found is not None and found[0] == folder.path(2) and found[1].step == 2
     assert float(found[1].weights["up.bias"][0]) == 2
     assert "damaged: model.safetensors is not what was written; going back" in caplog.text
+    assert folder.steps() == [2]
     (folder.path(2) / "training.json").write_text("{")
     with pytest.raises(BitreelError, match=r"no checkpoint in .* is whole"):
         folder.newest_whole()
+
+
+def test_what_is_written_after_a_damaged_one_stays(tmp_path: Path) -> None:
+    folder = CheckpointFolder(tmp_path, KeepingPolicy(1))
+    for again in range(2):
+        for step in (100, 200):
+            snapshot(step).write(folder.path(step))
+        (folder.path(200) / "training.safetensors").write_bytes(b"")
+        found = folder.newest_whole()
+        assert found is not None and found[1].step == 100
+        folder.write(snapshot(110))
+        assert folder.steps() == [110]
+        folder.write(snapshot(120))
+        assert folder.steps() == [120]
+        assert len(list(tmp_path.glob("damaged-step-00000200*"))) == again + 1
+        shutil.rmtree(folder.path(120))
+
+
+def test_a_run_that_went_back_behind_a_damaged_one_has_not_stood_still(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from ray.train.v2.api.exceptions import WorkerGroupError
+
+    import trainers.ray_train as ray_train
+
+    recipe, attempts = tiny_recipe(), []
+    folder = ray_train.checkpoint_folder(tmp_path, recipe)
+    for step in (100, 200):
+        snapshot(step).write(folder.path(step))
+
+    def fit(*_: object) -> None:
+        attempts.append(folder.steps())
+        if len(attempts) == 1:
+            (folder.path(200) / "model.safetensors").unlink()
+            folder.newest_whole()
+            snapshot(110).write(folder.path(110))
+        raise WorkerGroupError("killed", {})
+
+    monkeypatch.setattr(ray_train, "_fit", fit)
+    with pytest.raises(BitreelError, match="without a new checkpoint"):
+        ray_train._fit_while_it_advances(recipe, tmp_path, tmp_path, ray_train.Resources(1, 1, 1, False), None, None)
+    assert attempts == [[100, 200], [100, 110]]
+
+
+def test_a_checkpoint_of_another_format_keeps_its_name(tmp_path: Path) -> None:
+    folder = CheckpointFolder(tmp_path, KeepingPolicy(1))
+    for step in (1, 2):
+        snapshot(step).write(folder.path(step))
+    (folder.path(2) / "training.json").write_text(json.dumps({"format": 3}))
+    (folder.path(2) / "training.safetensors").unlink()  # another format may have other files
+    found = folder.newest_whole()
+    assert found is not None and found[1].step == 1
+    folder.write(snapshot(3))
+    assert folder.steps() == [2, 3]
+
+
+def test_a_removal_that_is_killed_leaves_nothing_like_a_checkpoint(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = CheckpointFolder(tmp_path, KeepingPolicy(1))
+    folder.write(snapshot(1))
+
+    def killed(path: Path, ignore_errors: bool = False) -> None:
+        if path.is_dir():
+            (path / "config.json").unlink()
+            raise SystemExit
+
+    with monkeypatch.context() as patch:
+        patch.setattr(shutil, "rmtree", killed)
+        with pytest.raises(SystemExit):
+            folder.write(snapshot(2))
+    assert folder.steps() == [2]
+    folder.prune()
+    assert [path.name for path in tmp_path.iterdir()] == ["step-00000002"]
 
 
 def test_what_a_killed_process_left_is_cleared(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import signal
 import subprocess
 import sys
@@ -9,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.trainers.synthetic import tiny_recipe
+from trainers.ray_worker import PROGRESS_FILE, _RayHooks
 from trainers.run_events import note_event, read_events
 from trainers.step_requests import Request
 from trainers.stop_notice import Notices, ask, withdraw
@@ -51,6 +54,16 @@ def test_sigterm_asks_first_and_ends_the_process_the_second_time() -> None:
     assert done.returncode == 128 + signal.SIGTERM
 
 
+def test_a_log_does_not_wait_for_the_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def wait(_: int) -> None:
+        raise AssertionError
+
+    monkeypatch.setattr("os.fsync", wait)
+    _RayHooks(tmp_path, 0, tiny_recipe(), None, Notices(tmp_path, 0)).on_log(4, {"loss": 1.0})
+    assert json.loads((tmp_path / PROGRESS_FILE).read_text()) == {"step": 4, "metrics": {"loss": 1.0}}
+    assert len(list(tmp_path.iterdir())) == 1
+
+
 def test_events_are_read_on_from_where_one_was_and_only_whole(tmp_path: Path) -> None:
     assert read_events(tmp_path) == ([], 0)
     note_event(tmp_path, "started", "2 workers begin", workers=2)
@@ -59,4 +72,6 @@ def test_events_are_read_on_from_where_one_was_and_only_whole(tmp_path: Path) ->
     with (tmp_path / "events.jsonl").open("a") as handle:
         handle.write('{"event": "half')
     assert read_events(tmp_path, place) == ([], place)
+    note_event(tmp_path, "next", "begins a line of its own")
+    assert [event["event"] for event in read_events(tmp_path, place)[0]] == ["next"]
     note_event(tmp_path / "nowhere", "lost", "a folder that is not there ends nothing")
