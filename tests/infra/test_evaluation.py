@@ -16,7 +16,7 @@ import torch
 from codec.api import create_codec, load_codec, save_codec
 from codec.errors import BitreelError, UsageError, VideoError
 from codec.frames import Frame, frames_digest
-from infra.evaluation import evaluate_model
+from infra.evaluation import _distinct, evaluate_model
 from infra.evaluation_results import Evaluation, Point
 from infra.evaluation_scores import rate_at_quality, scores_of
 from infra.evaluation_source import downscale_factor, prepare_source, shrink
@@ -84,6 +84,11 @@ def test_sequences_are_the_asked_frames_and_say_what_was_done(evaluation: Evalua
     assert any("128x96 area-averaged by 2 to 64x48" in n for n in notes)
     assert any("has 3 frames only" in n for n in notes)
     assert first.digest == frames_digest(moving_frames(64, 64, 5)[:4])
+
+
+def test_names_differ_though_a_video_is_called_like_another_ones_second() -> None:
+    assert _distinct(["a", "a", "a-2"]) == ["a", "a-3", "a-2"]
+    assert _distinct(["a-2", "a", "a", "a", "a-2"]) == ["a-2", "a", "a-3", "a-4", "a-2-2"]
 
 
 def test_anchor_covers_our_range_on_all_sequences_alike(evaluation: Evaluation) -> None:
