@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from infra.journal import Journal
-from infra.tracking import connect
+from infra.tracking import connect, without_logins
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -129,7 +129,7 @@ class Outbox:
                 self._news.clear()
             except Exception as error:  # whatever is wrong with MLflow, hours of training must not end by it
                 if not self._away:
-                    first = (str(error).splitlines() or [type(error).__name__])[0]
+                    first = (without_logins(str(error), self.uri).splitlines() or [type(error).__name__])[0]
                     self._warn("training goes on, its figures wait on disk: %s", first)
                 self._away, failures = True, failures + 1
                 self._over.wait(min(0.5 * 2**failures, _PATIENCE))
@@ -174,7 +174,7 @@ class Outbox:
                     self._deliver([entry])
                 return
             what = {key: value for key, value in entries[0].items() if key != "values"}
-            self._warn("MLflow refused %s: %s", what, str(error).splitlines()[0])
+            self._warn("MLflow refused %s: %s", what, without_logins(str(error), self.uri).splitlines()[0])
 
     def _call(self, client: MlflowClient, entries: list[Entry]) -> None:
         from mlflow.entities import Metric, RunTag

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, TypeVar
 from urllib.parse import urlparse
 
 from codec.errors import BitreelError, UsageError
+from infra.tracking import without_login
 
 if TYPE_CHECKING:
     from ray.job_submission import JobSubmissionClient
@@ -62,7 +63,7 @@ class RayJobs:
         if known is not None:
             self._ask(lambda: self._client.delete_job(job_id))
         folder = shlex.quote(str(Path.cwd()))
-        environment = {name: _without_login(os.environ[name]) for name in _HANDED_ON if name in os.environ}
+        environment = {name: without_login(os.environ[name]) for name in _HANDED_ON if name in os.environ}
 
         def start() -> None:
             try:
@@ -142,14 +143,6 @@ def dashboard_address(address: str) -> str:
     if parts.scheme == "ray" and parts.hostname:
         return f"http://{parts.hostname}:{DASHBOARD_PORT}"
     raise UsageError(f"--address '{address}': jobs want the dashboard's, http://HEAD:{DASHBOARD_PORT}")
-
-
-def _without_login(uri: str) -> str:
-    """A URI without a login in it: what a job is given stands in Ray's dashboard and logs."""
-    parts = urlparse(uri)
-    if parts.password is None and not (parts.scheme.startswith("http") and parts.username):
-        return uri
-    return parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl()
 
 
 def job_id_of(command: Sequence[str]) -> str:
