@@ -211,6 +211,17 @@ def test_source_is_read_once_and_a_missing_one_is_named(tmp_path: Path) -> None:
         prepare_source(tmp_path / "nothing.mp4", tmp_path, 4)
 
 
+@pytest.mark.parametrize("damage", ["", "[]", '{"width": 64}', '{"width": '])
+def test_a_damaged_note_on_a_source_is_written_anew(damage: str, tmp_path: Path) -> None:
+    clip = moving_clip(tmp_path / "c.y4m", 64, 48, 2)
+    source = prepare_source(clip, tmp_path / "cache", 2)
+    (note,) = (tmp_path / "cache").glob("*.json")
+    whole = note.read_text()
+    note.write_text(damage)
+    assert prepare_source(clip, tmp_path / "cache", 2) == source and note.read_text() == whole
+    assert len(list((tmp_path / "cache").iterdir())) == 2
+
+
 @pytest.mark.parametrize(
     ("changed", "message"),
     [({"qps": [64]}, "0..63"), ({"frames": 0}, "frames"), ({"intra_period": 0}, "intra period"),
