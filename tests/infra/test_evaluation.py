@@ -7,6 +7,7 @@ import hashlib
 import json
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -20,7 +21,7 @@ from infra.evaluation import _distinct, evaluate_model
 from infra.evaluation_results import Evaluation, Point
 from infra.evaluation_scores import rate_at_quality, scores_of
 from infra.evaluation_source import downscale_factor, prepare_source, shrink
-from infra.evaluation_streams import StreamSet, measure_stream_set, source_digest
+from infra.evaluation_streams import StreamSet, decode_elsewhere, measure_stream_set, source_digest
 from tests.infra.moving_clips import moving_clip, moving_frames, moving_source
 
 QPS = (10, 22, 34, 46, 58)
@@ -168,13 +169,36 @@ def test_a_measured_point_is_found_again_until_something_changes(tmp_path: Path)
     assert more[1] == first and first.stream.stat().st_mtime_ns == written and more[0].point.qp == 20
     (other,) = measure_stream_set(dataclasses.replace(job, intra_period=1), tmp_path / "points")
     assert other.stream != first.stream
+    (crowned,) = measure_stream_set(dataclasses.replace(job, label="champion"), tmp_path / "points")
+    assert crowned == dataclasses.replace(first, point=dataclasses.replace(first.point, codec="champion"))
+    assert first.point.codec == "bitreel" and first.stream.stat().st_mtime_ns == written
     first.stream.write_bytes(b"cut short")
     (again,) = measure_stream_set(job, tmp_path / "points")
     assert again.stream.stat().st_size == first.point.bytes, "a damaged one is measured anew"
 
 
+def test_a_point_that_another_evaluation_made_meanwhile_stays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    source, model, points = (
+        moving_source(tmp_path, 64, 64, 2),
+        save_small_model(tmp_path / "model"),
+        tmp_path / "points",
+    )
+    job = StreamSet("bitreel", str(model), load_codec(model).model_hash().hex(), source, (40,), -1, True, 0, 1)
+    theirs: list[tuple[Path, int]] = []
+
+    def slow_decoding(*given: Any) -> list[dict[str, Any]]:
+        monkeypatch.setattr("infra.evaluation_streams.decode_elsewhere", decode_elsewhere)
+        (kept,) = measure_stream_set(job, points)
+        theirs.append((kept.stream, kept.stream.stat().st_ino))
+        return decode_elsewhere(*given)
+
+    monkeypatch.setattr("infra.evaluation_streams.decode_elsewhere", slow_decoding)
+    (kept,) = measure_stream_set(job, points)
+    assert theirs == [(kept.stream, kept.stream.stat().st_ino)]
+    assert len(list(points.iterdir())) == 1, "nothing unfinished is left"
+
+
 def test_a_decoder_that_fails_is_an_error_with_its_reason(tmp_path: Path) -> None:
-    from infra.evaluation_streams import decode_elsewhere
     from infra.evaluation_worker import DecodeJob
 
     model = save_small_model(tmp_path / "model")
