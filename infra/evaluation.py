@@ -7,7 +7,6 @@ nodes see under the same path.
 from __future__ import annotations
 
 import shutil
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -155,12 +154,21 @@ def _sources(
         source = fetch(ray, one, str(video.path))
         sources.append(replace(as_catalogued(source, video), name=video.name or source.name))
         report(0, len(videos), f"read {video.path.name}")
-    taken: Counter[str] = Counter()
-    for i, source in enumerate(sources):
-        taken[source.name] += 1
-        if taken[source.name] > 1:
-            sources[i] = replace(source, name=f"{source.name}-{taken[source.name]}")
-    return sources
+    names = _distinct([source.name for source in sources])
+    return [replace(source, name=name) for source, name in zip(sources, names, strict=True)]
+
+
+def _distinct(names: Sequence[str]) -> list[str]:
+    """The names, with -2, -3, … behind those that came before; never one that another video has by itself."""
+    taken, seen, distinct = set(names), set[str](), []
+    for name in names:
+        unique, number = name, 1
+        while unique in seen or (number > 1 and unique in taken):
+            number += 1
+            unique = f"{name}-{number}"
+        seen.add(unique)
+        distinct.append(unique)
+    return distinct
 
 
 def _check_sizes(sources: list[EvaluationSource], anchors: Sequence[str]) -> None:

@@ -17,6 +17,7 @@ from pathlib import Path
 
 import numpy as np
 
+from codec.atomic_files import unfinished_path, write_json_atomically
 from codec.errors import VideoError
 from codec.frames import Frame, Plane, VideoFormat, frames_digest
 from pipeline.raw_names import RawForm
@@ -84,21 +85,29 @@ def prepare_source(
     key = _cache_key(video, frames, max_pixels, raw_form)
     stem = re.sub(r"[^A-Za-z0-9_.-]+", "_", video.stem)
     raw, sidecar = cache / f"{stem}-{key}.yuv", cache / f"{stem}-{key}.json"
-    if raw.is_file() and sidecar.is_file():
-        found = EvaluationSource(**{**json.loads(sidecar.read_text()), "path": str(raw.absolute())})
-        if raw.stat().st_size * 2 >= found.pixels * 3:
-            return dataclasses.replace(found, name=stem, video=str(video))
+    found = _kept(raw, sidecar)
+    if found is not None:
+        return dataclasses.replace(found, name=stem, video=str(video))
     cache.mkdir(parents=True, exist_ok=True)
-    temporary = cache / f".{stem}-{key}.{os.getpid()}.part"
+    temporary = unfinished_path(raw)  # nodes that share the cache may read the same video at once
     try:
         source = _write_raw(video, temporary, frames, max_pixels, stem, raw_form)
         temporary.replace(raw)
     finally:
         temporary.unlink(missing_ok=True)
     source = dataclasses.replace(source, path=str(raw.absolute()))
-    temporary.write_text(json.dumps(dataclasses.asdict(source), indent=2) + "\n")
-    temporary.replace(sidecar)
+    write_json_atomically(sidecar, dataclasses.asdict(source))
     return source
+
+
+def _kept(raw: Path, sidecar: Path) -> EvaluationSource | None:
+    """The frames that an earlier run left in the cache; None where there are none, or they are damaged."""
+    try:
+        found = EvaluationSource(**{**json.loads(sidecar.read_text()), "path": str(raw.absolute())})
+        whole = raw.stat().st_size * 2 >= found.pixels * 3
+    except (OSError, ValueError, TypeError, KeyError):
+        return None
+    return found if whole else None
 
 
 def downscale_factor(width: int, height: int, max_pixels: int | None) -> int:

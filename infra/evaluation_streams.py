@@ -61,8 +61,8 @@ def measure_stream_set(job: StreamSet, into: Path) -> list[KeptPoint]:
     """Encode at all QPs, decode the files in one fresh process, and measure; one point a QP, in the order of `job.qps`.
 
     Each point is kept in folder `into` under a name that follows from model, codec code, frames, QP and settings, and
-    any later evaluation finds it there again. Raises BitreelError where a stream can't be encoded or decoded: there is
-    no set with gaps.
+    any later evaluation finds it there again, whatever it calls the codec: yesterday's candidate is today's champion.
+    Raises BitreelError where a stream can't be encoded or decoded: there is no set with gaps.
     """
     folders = {qp: into / _key(job, qp) for qp in job.qps}
     missing = [qp for qp, folder in folders.items() if _kept(folder) is None]
@@ -71,7 +71,11 @@ def measure_stream_set(job: StreamSet, into: Path) -> list[KeptPoint]:
     found = [_kept(folders[qp]) for qp in job.qps]
     if None in found:
         raise BitreelError(f"'{into}' lost what was just written there; is another process clearing it?")
-    return [each for each in found if each is not None]
+    return [
+        dataclasses.replace(each, point=dataclasses.replace(each.point, codec=job.label))
+        for each in found
+        if each is not None
+    ]
 
 
 def _measure(job: StreamSet, qps: list[int], into: Path, folders: dict[int, Path]) -> None:
@@ -94,9 +98,18 @@ def _measure(job: StreamSet, qps: list[int], into: Path, folders: dict[int, Path
             (folder / f"qp{qp:02d}.brl").rename(entry / _STREAM)
             (folder / f"qp{qp:02d}.webp").rename(entry / _PICTURE)
             write_atomically(entry / _POINT, json.dumps(dataclasses.asdict(point)).encode())
-            shutil.rmtree(folders[qp], ignore_errors=True)  # a damaged one, or none
-            with contextlib.suppress(OSError):  # another task was faster with the same point
-                entry.rename(folders[qp])
+            _place(entry, folders[qp])
+
+
+def _place(entry: Path, folder: Path) -> None:
+    """Give a new entry its name in the cache, instead of a damaged one; a good one that is there meanwhile stays."""
+    with contextlib.suppress(OSError):
+        entry.rename(folder)
+        return
+    if _kept(folder) is None:  # else another task was faster with the same point, and somebody may read it now
+        shutil.rmtree(folder, ignore_errors=True)
+        with contextlib.suppress(OSError):
+            entry.rename(folder)
 
 
 def _kept(folder: Path) -> KeptPoint | None:
@@ -208,9 +221,10 @@ def source_digest(root: Path) -> str:
 
 
 def _key(job: StreamSet, qp: int) -> str:
-    """Changes with anything that can change a result: model, codec code, frames, QP, settings."""
+    """Changes with anything that can change a result: model, codec code, frames, QP, settings. What the codec is called
+    does not."""
     told: dict[str, Any] = {
-        "codec": codec_digest(), "model": job.model_hash, "label": job.label, "qp": qp,
+        "codec": codec_digest(), "model": job.model_hash, "qp": qp,
         "frames": [job.source.digest, job.source.width, job.source.height, job.source.fps],
         "settings": [job.intra_period, job.field, job.picture_frame, job.threads],
     }  # fmt: skip

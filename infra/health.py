@@ -158,7 +158,7 @@ def check_mlflow(scratch: Path) -> Check:
     """Log a run to a new SQLite database and read it back; say where real runs go."""
     import mlflow
 
-    from infra.tracking import connect, tracking_uri
+    from infra.tracking import connect, tracking_uri, without_login
 
     client = connect(f"sqlite:///{scratch / 'mlflow.db'}")
     experiment = client.create_experiment("doctor", artifact_location=(scratch / "artifacts").as_uri())
@@ -170,7 +170,7 @@ def check_mlflow(scratch: Path) -> Check:
     uri = tracking_uri()
     if not uri.startswith("sqlite:"):
         connect(uri)
-    return Check("MLflow", "ok", f"{mlflow.__version__}, runs go to {uri}")
+    return Check("MLflow", "ok", f"{mlflow.__version__}, runs go to {without_login(uri)}")
 
 
 def check_disk() -> Check:

@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from infra.journal import Journal
-from infra.tracking import connect
+from infra.tracking import connect, without_logins
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -139,7 +139,7 @@ class Outbox:
                 self._news.clear()
             except Exception as error:  # whatever is wrong with MLflow, hours of training must not end by it
                 if not self._away:
-                    self._warn("training goes on, its figures wait on disk: %s", _first_line(error))
+                    self._warn("training goes on, its figures wait on disk: %s", self._first_line(error))
                 self._away, failures = True, failures + 1
                 self._over.wait(_pause(failures))
 
@@ -153,7 +153,7 @@ class Outbox:
                 self._deliver([self._files[name]])
             except Exception as error:  # as in `_work`
                 if not self._failed[name] and not self._away:
-                    self._warn("a file for MLflow waits on disk, %s: %s", Path(name).name, _first_line(error))
+                    self._warn("a file for MLflow waits on disk, %s: %s", Path(name).name, self._first_line(error))
                 self._failed[name] += 1
                 self._in_vain += 1
                 self._files_due = time.monotonic() + _pause(self._in_vain)
@@ -161,6 +161,9 @@ class Outbox:
             self._in_vain = 0
             shutil.rmtree((self.folder / FILES / name).parent, ignore_errors=True)
             del self._files[name]
+
+    def _first_line(self, error: Exception) -> str:
+        return (without_logins(str(error), self.uri).splitlines() or [type(error).__name__])[0]
 
     def _send(self, journal: Journal) -> None:
         """Send what of a journal is unsent, noting each success. Files are put on the list of those that wait."""
@@ -206,7 +209,7 @@ class Outbox:
                     self._deliver([entry])
                 return
             what = {key: value for key, value in entries[0].items() if key != "values"}
-            self._warn("MLflow refused %s: %s", what, str(error).splitlines()[0])
+            self._warn("MLflow refused %s: %s", what, without_logins(str(error), self.uri).splitlines()[0])
 
     def _call(self, client: MlflowClient, entries: list[Entry]) -> None:
         from mlflow.entities import Metric, RunTag
@@ -228,10 +231,6 @@ class Outbox:
 def _pause(failures: int) -> float:
     """Seconds until the next try."""
     return min(0.5 * 2 ** min(failures, 10), _PATIENCE)
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0]
 
 
 def _held_back(folder: Path, journal: Journal) -> Iterator[Entry]:

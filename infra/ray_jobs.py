@@ -1,7 +1,8 @@
 """Commands as Ray jobs: each has an id that follows from it, so that submitting it again does not run it twice.
 
-A job runs `cd FOLDER && COMMAND` on the cluster's head, FOLDER being the current one, which all machines must see under
-the same path. Commands that use Ray join the cluster that they run on (RAY_ADDRESS, which Ray sets for jobs).
+A job runs `cd FOLDER && COMMAND` on the cluster's head, FOLDER being the current one unless told otherwise, which all
+machines must see under the same path. Commands that use Ray join the cluster that they run on (RAY_ADDRESS, which Ray
+sets for jobs).
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from typing import TYPE_CHECKING, TypeVar
 from urllib.parse import urlparse
 
 from codec.errors import BitreelError, UsageError
+from infra.tracking import without_login
 
 if TYPE_CHECKING:
     from ray.job_submission import JobSubmissionClient
@@ -53,21 +55,24 @@ class RayJobs:
         self.address = dashboard_address(address)
         self._client = self._ask(self._connect)
 
-    def submit(self, command: Sequence[str], job_id: str | None = None) -> Job:
-        """Start the command unless it runs or has succeeded already; one that failed or was stopped runs again."""
-        job_id = job_id or job_id_of(command)
+    def submit(self, command: Sequence[str], job_id: str | None = None, folder: Path | None = None) -> Job:
+        """Start the command unless it runs or has succeeded already; one that failed or was stopped runs again.
+
+        folder: on the head; None: the current one.
+        """
+        folder = folder or Path.cwd()
+        job_id = job_id or job_id_of(command, folder)
         known = self.find(job_id)
         if known is not None and known.status in ("PENDING", "RUNNING", "SUCCEEDED"):
             return known
         if known is not None:
             self._ask(lambda: self._client.delete_job(job_id))
-        folder = shlex.quote(str(Path.cwd()))
-        environment = {name: _without_login(os.environ[name]) for name in _HANDED_ON if name in os.environ}
+        environment = {name: without_login(os.environ[name]) for name in _HANDED_ON if name in os.environ}
 
-        def start() -> None:
+        def start() -> bool:
             try:
                 self._client.submit_job(
-                    entrypoint=f"cd {folder} && exec {shlex.join(command)}",
+                    entrypoint=f"cd {shlex.quote(str(folder))} && exec {shlex.join(command)}",
                     submission_id=job_id,
                     runtime_env={"env_vars": environment} if environment else None,
                     metadata={"command": shlex.join(command)},
@@ -75,12 +80,14 @@ class RayJobs:
             except RuntimeError as error:
                 if "already exists" not in str(error):  # somebody else was faster with the same job
                     raise
+                return False
+            return True
 
-        self._ask(start)
+        started = self._ask(start)
         found = self.find(job_id)
         if found is None:
             raise BitreelError(f"Ray at '{self.address}' took the job '{job_id}' but does not know it; submit again")
-        return Job(found.job_id, found.status, found.message, started=True)
+        return Job(found.job_id, found.status, found.message, started=started)
 
     def find(self, job_id: str) -> Job | None:
         """The job of that id; None where the cluster knows none (it forgets them when its head starts anew)."""
@@ -144,16 +151,8 @@ def dashboard_address(address: str) -> str:
     raise UsageError(f"--address '{address}': jobs want the dashboard's, http://HEAD:{DASHBOARD_PORT}")
 
 
-def _without_login(uri: str) -> str:
-    """A URI without a login in it: what a job is given stands in Ray's dashboard and logs."""
-    parts = urlparse(uri)
-    if parts.password is None and not (parts.scheme.startswith("http") and parts.username):
-        return uri
-    return parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl()
-
-
-def job_id_of(command: Sequence[str]) -> str:
-    """The same for the same command in the same folder: bitreel-WORD-HASH."""
-    told = "\0".join([str(Path.cwd()), *command])
+def job_id_of(command: Sequence[str], folder: Path | None = None) -> str:
+    """The same for the same command in the same folder (None: the current one): bitreel-WORD-HASH."""
+    told = "\0".join([str(folder or Path.cwd()), *command])
     word = next((part for part in command[1:] if re.fullmatch(r"[a-z]+", part)), "job")
     return f"bitreel-{word}-{hashlib.sha256(told.encode()).hexdigest()[:12]}"

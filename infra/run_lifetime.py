@@ -12,7 +12,7 @@ from pathlib import Path
 from codec.errors import UsageError
 from infra.outbox import Outbox, last_status, left_behind, note_status
 from infra.stop_signals import stops_ignored
-from infra.tracking import OUTBOX, RUN_NOTE, TrackedRun, noted_run
+from infra.tracking import OUTBOX, RUN_NOTE, TrackedRun, noted_run, without_login
 from infra.training_tracker import TrainingTracker
 from trainers.ray_train import TrainingStopped
 
@@ -84,7 +84,7 @@ def _send(run: TrackedRun, patience: float) -> bool:
     if not done:
         logging.getLogger(__name__).warning(
             "MLflow at %s does not answer: what it has not got waits in %s; the next training here sends it",
-            run.uri,
+            without_login(run.uri),
             run.folder / OUTBOX,
         )
     return done

@@ -74,5 +74,8 @@ def _catalogue(data: dict[str, Any]) -> SequenceCatalogue:
         raise ValueError("it has no sequences")
     if any(min(s.width, s.height, s.frames) <= 0 or s.fps <= 0 or not s.name for s in sequences):
         raise ValueError("every sequence needs a name, and sizes, a rate and frames above 0")
+    for sequence in sequences:  # names become those of folders
+        if sequence.name.startswith(".") or any(c in "/\\" or not c.isprintable() for c in sequence.name):
+            raise ValueError(f"a sequence can't be called {sequence.name!r}: no slashes, and no dot at its beginning")
     named = {key: str(data[key]) for key in ("name", "about", "where", "licence")}
     return SequenceCatalogue(**named, sequences=sequences, rendered=bool(data.get("rendered", False)))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -43,6 +43,7 @@ def run_trial(job: TrialJob) -> None:
         name = f"{job.sweep}-{job.number:02d}" + "".join(f" {setting}" for setting in job.settings)
         facts = {"store": store, "sweep": job.sweep, "grid": " ".join(job.settings)}
         run = start_training_run(recipe, name, facts, folder, job.parent)
+    run = replace(run, uri=job.parent.uri)  # with the login, which no folder holds and a worker may not know
     with followed_run(run, _PATIENCE) as tracker:
         train_on_ray(
             recipe,

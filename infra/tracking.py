@@ -11,6 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
+from urllib.parse import urlsplit
 
 from codec.atomic_files import write_json_atomically
 from codec.errors import BitreelError
@@ -35,12 +36,40 @@ RUN_NOTE = "tracking.json"  # in a training's folder: which run in MLflow is its
 RUNS_FOLDER = Path("runs")  # below the current folder: the default database, its artifacts, training runs
 
 _RUN_REF = re.compile(r"[A-Za-z0-9._-]+")
+_LOGIN = re.compile(r"(?<=://)[^/\s'\"]*@")  # in any URI of a text
+_SECRET_KEY = re.compile(r"pass|pwd|secret|token", re.IGNORECASE)  # in a URI's query
 _T = TypeVar("_T")
 
 
 def tracking_uri() -> str:
     """MLFLOW_TRACKING_URI where set, else an SQLite file at runs/mlflow.db below the current folder."""
     return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{(Path.cwd() / RUNS_FOLDER / 'mlflow.db').resolve()}"
+
+
+def without_login(uri: str) -> str:
+    """A URI without what lets one in, for all that is shown or written down."""
+    try:
+        parts = urlsplit(uri)
+    except ValueError:  # what can't be taken apart is shown without anything that looks like a login
+        return _LOGIN.sub("", uri)
+    shown = uri
+    if parts.password is not None or (parts.scheme.startswith("http") and parts.username):
+        shown = shown.replace(f"//{parts.netloc}", f"//{parts.netloc.rpartition('@')[2]}", 1)
+    pairs = parts.query.split("&")
+    kept = [pair for pair in pairs if not _SECRET_KEY.search(pair.partition("=")[0])]
+    if len(kept) < len(pairs):
+        shown = shown.replace(f"?{parts.query}", f"?{'&'.join(kept)}" if kept else "", 1)
+    return shown
+
+
+def without_logins(text: str, uri: str) -> str:
+    """What MLflow or the network said of the store at `uri`, without what lets one in there."""
+    text = _LOGIN.sub("", text.replace(uri, without_login(uri)))
+    for pair in re.split("[?&#]", uri)[1:]:  # a path may be named alone
+        key, _, value = pair.partition("=")
+        if value and _SECRET_KEY.search(key):
+            text = text.replace(pair, f"{key}=…")
+    return text
 
 
 def connect(uri: str | None = None) -> MlflowClient:
@@ -72,11 +101,13 @@ def ask(uri: str, question: Callable[[], _T]) -> _T:
     except RestException:
         raise
     except (RequestException, SQLAlchemyError, MlflowException) as error:
-        first = str(error).splitlines()[0][:200] if str(error) else type(error).__name__
+        said = without_logins(str(error), uri)  # before it is cut, which could leave half a login
+        first = said.splitlines()[0][:200] if said else type(error).__name__
         if isinstance(error, MlflowException) and "API request to" not in first and "database" not in first.lower():
             raise
         raise BitreelError(
-            f"MLflow at '{uri}' does not answer; start it or set MLFLOW_TRACKING_URI to one that runs ({first})"
+            f"MLflow at '{without_login(uri)}' does not answer; start it or set MLFLOW_TRACKING_URI to one that runs "
+            f"({first})"
         ) from error
 
 
@@ -155,15 +186,16 @@ def nested_in(parent: str | None) -> dict[str, str]:
 
 
 def note_run(run: TrackedRun, folder: Path) -> TrackedRun:
-    """Write down in `folder` which run is its own; the run, with that folder."""
-    write_json_atomically(folder / RUN_NOTE, {"uri": run.uri, "run_id": run.run_id})
+    """Write down in `folder` which run is its own, without a login; the run, with that folder."""
+    write_json_atomically(folder / RUN_NOTE, {"uri": without_login(run.uri), "run_id": run.run_id})
     return TrackedRun(run.uri, run.run_id, folder)
 
 
 def noted_run(folder: Path) -> TrackedRun | None:
     """The run of the training in `folder`, without asking MLflow; None where nothing there says.
 
-    MLFLOW_TRACKING_URI, where set, goes before the place that the training began with: servers move.
+    MLFLOW_TRACKING_URI, where set, goes before the place that the training began with: servers move, and a login is
+    not written down.
     """
     try:
         note = json.loads((folder / RUN_NOTE).read_text())

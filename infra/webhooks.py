@@ -55,7 +55,8 @@ def listening(where: str, secret: str, wake: threading.Event) -> Iterator[int]:
                 return
             body = self.rfile.read(int(length))
             told = [self.headers.get(f"X-MLflow-{name}", "") for name in ("Delivery-Id", "Timestamp", "Signature")]
-            genuine = hmac.compare_digest(signature(secret, told[0], told[1], body), told[2])
+            # As bytes: a header may hold other characters than ASCII, which text is not compared with.
+            genuine = hmac.compare_digest(signature(secret, told[0], told[1], body).encode(), told[2].encode())
             recent = told[1].isdecimal() and abs(time.time() - int(told[1])) <= _OLDEST
             if not genuine or not recent:
                 self.send_error(401)

@@ -41,7 +41,7 @@ def demo(
     from infra.commands.evaluate import print_evaluation
     from infra.demo import run_demo
     from infra.promotion_table import print_gate_result
-    from infra.tracking import tracking_uri
+    from infra.tracking import tracking_uri, without_login
     from trainers.recipe import load_recipe
 
     sources = [*(videos or []), *(more_videos or [])]
@@ -62,7 +62,7 @@ def demo(
         )
     print_evaluation(result.evaluation)
     print_gate_result(console, result.gate)
-    _print_summary(result, tracking_uri())
+    _print_summary(result, without_login(tracking_uri()))
     write_json(json_path, _figures(result))
 
 

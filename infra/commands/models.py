@@ -32,7 +32,7 @@ def models_command(
     """Print one table of each."""
     from codec.builtin import builtin_models
     from infra.registry import list_models, list_versions
-    from infra.tracking import tracking_uri
+    from infra.tracking import tracking_uri, without_login
 
     builtin = {model: _facts(folder) for model, folder in builtin_models().items() if name in (None, model)}
     if name is not None:
@@ -46,7 +46,8 @@ def models_command(
     _print_builtin(builtin)
     models = {model: list_versions(model) for model in list_models()}
     if not models:
-        console.print(f"no models yet in {tracking_uri()}; `bitreel train … --name NAME` registers one", markup=False)
+        place = without_login(tracking_uri())
+        console.print(f"no models yet in {place}; `bitreel train … --name NAME` registers one", markup=False)
     else:
         _print_models(models)
     registered: list[dict[str, Any]] = [

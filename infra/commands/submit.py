@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import os
 import sys
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -29,6 +30,9 @@ def submit_command(
     command: Annotated[list[str], typer.Argument(metavar="-- COMMAND...", help="A bitreel command and its options.")],
     address: Annotated[str, typer.Option(help="The cluster's dashboard; RAY_API_SERVER_ADDRESS by default.")] = "",
     job_id: Annotated[str | None, typer.Option(help="The job's id; default: from the command.")] = None,
+    folder: Annotated[
+        Path | None, typer.Option(help="Where on the head the command runs; default: the current folder's path.")
+    ] = None,
     detach: Annotated[bool, typer.Option("--detach", help="Do not wait for the end.")] = False,
     stop: Annotated[bool, typer.Option("--stop", help="Stop the job of this command instead.")] = False,
     json_path: JsonOption = None,
@@ -41,14 +45,16 @@ def submit_command(
         command = command[1:]
     if not command or command[0].startswith("-"):
         raise UsageError("give the command after `--`, as in: bitreel submit -- train innvc-small --store DIR")
+    if folder is not None and not folder.is_absolute():
+        raise UsageError(f"--folder '{folder}' is one of the cluster's head: give its whole path, as /shared")
     jobs = RayJobs(address or os.environ.get("RAY_API_SERVER_ADDRESS", _ADDRESS))
     words = ["bitreel", *command]
-    job_id = job_id or job_id_of(words)
+    job_id = job_id or job_id_of(words, folder)
     if stop:
         jobs.stop(job_id)
         _say(f"asked job {job_id} to stop")
         return 0
-    job = jobs.submit(words, job_id)
+    job = jobs.submit(words, job_id, folder)
     _say(f"job {job.job_id}: " + ("submitted" if job.started else f"is there already, {job.status.lower()}"))
     if detach:
         write_json(json_path, dataclasses.asdict(job))

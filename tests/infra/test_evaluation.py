@@ -7,6 +7,7 @@ import hashlib
 import json
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -16,11 +17,11 @@ import torch
 from codec.api import create_codec, load_codec, save_codec
 from codec.errors import BitreelError, UsageError, VideoError
 from codec.frames import Frame, frames_digest
-from infra.evaluation import evaluate_model
+from infra.evaluation import _distinct, evaluate_model
 from infra.evaluation_results import Evaluation, Point
 from infra.evaluation_scores import rate_at_quality, scores_of
 from infra.evaluation_source import downscale_factor, prepare_source, shrink
-from infra.evaluation_streams import StreamSet, measure_stream_set, source_digest
+from infra.evaluation_streams import StreamSet, decode_elsewhere, measure_stream_set, source_digest
 from tests.infra.moving_clips import moving_clip, moving_frames, moving_source
 
 QPS = (10, 22, 34, 46, 58)
@@ -84,6 +85,11 @@ def test_sequences_are_the_asked_frames_and_say_what_was_done(evaluation: Evalua
     assert any("128x96 area-averaged by 2 to 64x48" in n for n in notes)
     assert any("has 3 frames only" in n for n in notes)
     assert first.digest == frames_digest(moving_frames(64, 64, 5)[:4])
+
+
+def test_names_differ_though_a_video_is_called_like_another_ones_second() -> None:
+    assert _distinct(["a", "a", "a-2"]) == ["a", "a-3", "a-2"]
+    assert _distinct(["a-2", "a", "a", "a", "a-2"]) == ["a-2", "a", "a-3", "a-4", "a-2-2"]
 
 
 def test_anchor_covers_our_range_on_all_sequences_alike(evaluation: Evaluation) -> None:
@@ -163,13 +169,36 @@ def test_a_measured_point_is_found_again_until_something_changes(tmp_path: Path)
     assert more[1] == first and first.stream.stat().st_mtime_ns == written and more[0].point.qp == 20
     (other,) = measure_stream_set(dataclasses.replace(job, intra_period=1), tmp_path / "points")
     assert other.stream != first.stream
+    (crowned,) = measure_stream_set(dataclasses.replace(job, label="champion"), tmp_path / "points")
+    assert crowned == dataclasses.replace(first, point=dataclasses.replace(first.point, codec="champion"))
+    assert first.point.codec == "bitreel" and first.stream.stat().st_mtime_ns == written
     first.stream.write_bytes(b"cut short")
     (again,) = measure_stream_set(job, tmp_path / "points")
     assert again.stream.stat().st_size == first.point.bytes, "a damaged one is measured anew"
 
 
+def test_a_point_that_another_evaluation_made_meanwhile_stays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    source, model, points = (
+        moving_source(tmp_path, 64, 64, 2),
+        save_small_model(tmp_path / "model"),
+        tmp_path / "points",
+    )
+    job = StreamSet("bitreel", str(model), load_codec(model).model_hash().hex(), source, (40,), -1, True, 0, 1)
+    theirs: list[tuple[Path, int]] = []
+
+    def slow_decoding(*given: Any) -> list[dict[str, Any]]:
+        monkeypatch.setattr("infra.evaluation_streams.decode_elsewhere", decode_elsewhere)
+        (kept,) = measure_stream_set(job, points)
+        theirs.append((kept.stream, kept.stream.stat().st_ino))
+        return decode_elsewhere(*given)
+
+    monkeypatch.setattr("infra.evaluation_streams.decode_elsewhere", slow_decoding)
+    (kept,) = measure_stream_set(job, points)
+    assert theirs == [(kept.stream, kept.stream.stat().st_ino)]
+    assert len(list(points.iterdir())) == 1, "nothing unfinished is left"
+
+
 def test_a_decoder_that_fails_is_an_error_with_its_reason(tmp_path: Path) -> None:
-    from infra.evaluation_streams import decode_elsewhere
     from infra.evaluation_worker import DecodeJob
 
     model = save_small_model(tmp_path / "model")
@@ -204,6 +233,17 @@ def test_source_is_read_once_and_a_missing_one_is_named(tmp_path: Path) -> None:
     assert Path(source.path).stat().st_mtime_ns == written
     with pytest.raises(VideoError, match=r"nothing\.mp4"):
         prepare_source(tmp_path / "nothing.mp4", tmp_path, 4)
+
+
+@pytest.mark.parametrize("damage", ["", "[]", '{"width": 64}', '{"width": '])
+def test_a_damaged_note_on_a_source_is_written_anew(damage: str, tmp_path: Path) -> None:
+    clip = moving_clip(tmp_path / "c.y4m", 64, 48, 2)
+    source = prepare_source(clip, tmp_path / "cache", 2)
+    (note,) = (tmp_path / "cache").glob("*.json")
+    whole = note.read_text()
+    note.write_text(damage)
+    assert prepare_source(clip, tmp_path / "cache", 2) == source and note.read_text() == whole
+    assert len(list((tmp_path / "cache").iterdir())) == 2
 
 
 @pytest.mark.parametrize(

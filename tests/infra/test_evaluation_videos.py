@@ -103,7 +103,8 @@ def test_a_hash_that_a_catalogue_knows_is_checked(catalogue: str, tmp_path: Path
 @pytest.mark.parametrize(
     ("text", "message"),
     [("name =", "not a catalogue"), ('name = "x"', "'sequences'"), (CATALOGUE.replace("64", "-4"), "sizes"),
-     (CATALOGUE.replace("name = \"Run\", ", ""), "'name'"), (CATALOGUE.replace('"50"', '"fast"'), "fast")],
+     (CATALOGUE.replace("name = \"Run\", ", ""), "'name'"), (CATALOGUE.replace('"50"', '"fast"'), "fast"),
+     *((CATALOGUE.replace('"Run"', f"'{name}'"), "no slashes") for name in ("../../x", "/x", "..", "a/../x", "..\\x"))],
 )  # fmt: skip
 def test_a_bad_catalogue_is_refused(text: str, message: str, tmp_path: Path) -> None:
     path = tmp_path / "bad.toml"

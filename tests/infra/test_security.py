@@ -9,13 +9,15 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from mlflow import MlflowClient
 
 import infra.ray_jobs
 from codec.api import CONFIG_FILE, WEIGHTS_FILE, create_codec, load_codec, save_codec
 from codec.errors import BitreelError
+from infra.outbox import Outbox
 from infra.ray_jobs import RayJobs
 from infra.registry import ModelVersion, cache_folder, fetch_version, get_version, register_version
-from infra.tracking import connect, start_run
+from infra.tracking import TrackedRun, connect, note_run, noted_run, start_run, without_logins
 
 ROOT = Path(__file__).parents[2]
 PACKAGES = ("codec", "pipeline", "trainers", "infra", "benchmarks")
@@ -136,6 +138,12 @@ class _Client:
         ("https://secret@mlflow.example", "https://mlflow.example"),
         ("postgresql://me:secret@db/mlflow", "postgresql://db/mlflow"),
         ("postgresql://me@db/mlflow", "postgresql://me@db/mlflow"),
+        (
+            "postgresql://db/mlflow?user=me&password=secret&sslmode=require",
+            "postgresql://db/mlflow?user=me&sslmode=require",
+        ),
+        ("https://mlflow.example/x?token=secret#a", "https://mlflow.example/x#a"),
+        ("https://me:secret@[mlflow", "https://[mlflow"),
         ("sqlite:////shared/runs/mlflow.db", "sqlite:////shared/runs/mlflow.db"),
     ],
 )
@@ -150,3 +158,37 @@ def test_jobs_are_told_no_login(uri: str, sent: str, monkeypatch: pytest.MonkeyP
         RayJobs("http://127.0.0.1:8265").submit(["bitreel", "models"])
     assert client.sent["runtime_env"] == {"env_vars": {"MLFLOW_TRACKING_URI": sent}}
     assert "secret" not in str(client.sent)
+
+
+def test_a_server_that_does_not_answer_is_named_without_the_login(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    uri = "http://me:s3cret@127.0.0.1:9"
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
+    with pytest.raises(BitreelError, match=r"MLflow at 'http://127\.0\.0\.1:9' does not answer") as refused:
+        connect()
+    assert "s3cret" not in str(refused.value) and "me:" not in str(refused.value)
+    outbox = Outbox(uri, "a run", tmp_path / "outbox", "worker")
+    outbox._client = MlflowClient(uri, uri)  # one that has answered before
+    outbox.append({"kind": "tags", "values": {"a": "b"}})
+    outbox.close(3)
+    assert "wait on disk" in caplog.text and "s3cret" not in caplog.text
+
+
+@pytest.mark.parametrize(
+    "said", ["no answer from {}", "no answer from {}/api", "no answer at 'db', /x?password=s3cret/api"]
+)
+def test_what_others_say_of_a_store_tells_no_login(said: str) -> None:
+    uri = "postgresql://db/x?password=s3cret"
+    told = without_logins(said.format(uri), uri)
+    assert told.startswith("no answer") and "s3cret" not in told and "db" in told
+
+
+def test_a_runs_note_holds_no_login(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It lies beside checkpoints, on storage that many can read; the login comes back from the environment."""
+    uri = "https://me:s3cret@mlflow.example"
+    assert note_run(TrackedRun(uri, "a run"), tmp_path).uri == uri
+    assert "s3cret" not in (tmp_path / "tracking.json").read_text()
+    assert noted_run(tmp_path) == TrackedRun("https://mlflow.example", "a run", tmp_path)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
+    assert noted_run(tmp_path) == TrackedRun(uri, "a run", tmp_path)

@@ -8,10 +8,11 @@ from pathlib import Path
 
 import pytest
 import typer
+from ray.job_submission import JobDetails
 
 from codec.errors import BitreelError, UsageError
 from infra.commands import submit
-from infra.ray_jobs import dashboard_address, job_id_of
+from infra.ray_jobs import RayJobs, dashboard_address, job_id_of
 from tests.infra.ray_head import running_head
 
 
@@ -29,6 +30,46 @@ def test_ids_follow_from_command_and_folder(tmp_path: Path, monkeypatch: pytest.
     assert here != job_id_of(["bitreel", "train", "innvc-base"])
     monkeypatch.chdir(tmp_path)
     assert here != job_id_of(["bitreel", "train", "innvc-small"])
+    there = job_id_of(["bitreel", "train", "innvc-small"], Path("/shared"))
+    assert (
+        there
+        != job_id_of(["bitreel", "train", "innvc-small"])
+        == job_id_of(["bitreel", "train", "innvc-small"], tmp_path)
+    )
+
+
+class _Jobs:
+    """Ray's client for a cluster to which somebody else may hand in the same job a moment before."""
+
+    def __init__(self, raced: bool) -> None:
+        self.raced, self.sent = raced, dict[str, str]()
+
+    def get_job_info(self, job_id: str) -> JobDetails:
+        if job_id not in self.sent:
+            raise RuntimeError(f"Job {job_id} does not exist")
+        return JobDetails(type="SUBMISSION", submission_id=job_id, entrypoint="", status="RUNNING")
+
+    def submit_job(self, entrypoint: str, submission_id: str, **_: object) -> None:
+        self.sent[submission_id] = entrypoint
+        if self.raced:
+            raise RuntimeError(f"Job with submission_id {submission_id} already exists. Please use another one.")
+
+
+def test_the_folder_is_the_heads(app: typer.Typer, monkeypatch: pytest.MonkeyPatch) -> None:
+    jobs = _Jobs(raced=False)
+    monkeypatch.setattr(RayJobs, "_connect", lambda self: jobs)
+    app(["submit", "--detach", "--folder", "/shared/our runs", "--", "doctor"], standalone_mode=False)
+    job_id = job_id_of(["bitreel", "doctor"], Path("/shared/our runs"))
+    assert jobs.sent == {job_id: "cd '/shared/our runs' && exec bitreel doctor"}
+    with pytest.raises(UsageError, match="whole path"):
+        app(["submit", "--folder", "runs", "--", "doctor"], standalone_mode=False)
+
+
+@pytest.mark.parametrize("raced", [False, True])
+def test_who_came_second_did_not_start_the_job(raced: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(RayJobs, "_connect", lambda self: _Jobs(raced))
+    job = RayJobs("http://head:8265").submit(["bitreel", "doctor"])
+    assert job.status == "RUNNING" and job.started is not raced
 
 
 def test_addresses() -> None:

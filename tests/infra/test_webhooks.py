@@ -36,6 +36,7 @@ def test_only_genuine_and_recent_messages_wake() -> None:
     with listening("127.0.0.1:0", SECRET, wake) as port:
         assert post(port, b"{}", now, signature("another", "d1", now, b"{}")) == 401
         assert post(port, b"{}", now, "") == 401
+        assert post(port, b"{}", now, "v1,schlüssel") == 401
         assert post(port, b"{!}", now, signature(SECRET, "d1", now, b"{}")) == 401
         assert post(port, b"{}", old, signature(SECRET, "d1", old, b"{}")) == 401
         assert not wake.is_set()
