@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import json
 import os
 import re
@@ -29,6 +31,7 @@ SCORE = "score."  # prefix of the tags that hold scores
 COMPARED_WITH = "compared_with"  # tag: the champion that scores against the champion were measured with
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 _HASH = re.compile(r"[0-9a-f]{64}")
+_TURNS = 5  # to put fetched files into the cache while others do the same
 
 
 @dataclass(frozen=True)
@@ -233,22 +236,19 @@ def fetch_version(version: ModelVersion) -> Path:
             f"{label}: the registry tells no proper model_hash for it, so its files can't be checked; register it anew"
         )
     cached = cache_folder() / f"{version.name}-{version.model_hash}"
-    if not (cached / CONFIG_FILE).is_file():
-        cached.parent.mkdir(parents=True, exist_ok=True)
+    cached.parent.mkdir(parents=True, exist_ok=True)
+    if not _holds(cached, version, label):
         scratch = Path(tempfile.mkdtemp(dir=cached.parent, prefix=".part-"))
         try:
             got = _download(version, label, scratch)
             _verify(got, version, label)
-            if not cached.exists():
-                got.rename(cached)
+            for turn in range(_TURNS):
+                if _take_place(got, cached, scratch / f"old-{turn}", version, label):
+                    break
+            else:
+                _verify(cached, version, label)
         finally:
             shutil.rmtree(scratch, ignore_errors=True)
-    else:
-        try:
-            _verify(cached, version, label)
-        except BitreelError:  # a damaged copy in the cache is fetched anew
-            shutil.rmtree(cached, ignore_errors=True)
-            return fetch_version(version)
     return cached
 
 
@@ -294,6 +294,31 @@ def _download(version: ModelVersion, label: str, target: Path) -> Path:
         if (folder / CONFIG_FILE).is_file():
             return folder
     raise BitreelError(f"{label}: no {CONFIG_FILE} at '{version.source}'; register the model anew")
+
+
+def _take_place(folder: Path, place: Path, aside: Path, version: ModelVersion, label: str) -> bool:
+    """Rename `folder` to `place` unless a good copy, somebody else's, is there; False: a damaged one was, and went
+    aside. Readers of a good copy never see it go."""
+    try:
+        folder.rename(place)
+        return True
+    except OSError as error:
+        if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
+            raise
+    if _holds(place, version, label):
+        return True
+    with contextlib.suppress(FileNotFoundError):
+        place.rename(aside)
+    return False
+
+
+def _holds(folder: Path, version: ModelVersion, label: str) -> bool:
+    """Whether the version's files are there, undamaged."""
+    try:
+        _verify(folder, version, label)
+    except BitreelError:
+        return False
+    return True
 
 
 def _verify(folder: Path, version: ModelVersion, label: str) -> None:

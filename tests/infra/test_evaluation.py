@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,7 @@ from infra.evaluation_results import Evaluation, Point
 from infra.evaluation_scores import rate_at_quality, scores_of
 from infra.evaluation_source import downscale_factor, prepare_source, shrink
 from infra.evaluation_streams import StreamSet, decode_elsewhere, measure_stream_set, source_digest
+from infra.promotion import load_gate
 from tests.infra.moving_clips import moving_clip, moving_frames, moving_source
 
 QPS = (10, 22, 34, 46, 58)
@@ -124,6 +125,15 @@ def test_scores(evaluation: Evaluation) -> None:
     assert "chain_decay_db" not in scores, "the clips are too short to tell"
 
 
+def test_the_gates_that_come_with_it_ask_for_scores_that_there_are(evaluation: Evaluation) -> None:
+    there = {name.replace("x265-medium", "x265-ldp-psnr") for name in evaluation.scores}
+    gates = sorted(path.stem for path in (Path(__file__).parents[2] / "configs").glob("gate-*.toml"))
+    assert gates == ["gate-default", "gate-release"]
+    for gate in gates:
+        # Decay wants longer videos than these.
+        assert {rule.score for rule in load_gate(gate)} - there <= {"chain_decay_db"}
+
+
 def test_decay_is_what_the_anchor_does_not_lose(evaluation: Evaluation) -> None:
     def lasting(point: Point, late: float) -> Point:
         frame = point.frames[0]
@@ -210,6 +220,46 @@ def test_a_decoder_that_fails_is_an_error_with_its_reason(tmp_path: Path) -> Non
     streams = [(40, str(stream), str(tmp_path / "p.webp"))]
     with pytest.raises(BitreelError, match=r"decoding moving in a fresh process failed: .*truncated"):
         decode_elsewhere(DecodeJob(str(model), source, streams, 0, 1), tmp_path)
+
+
+def _failing_at_first(count: Path, times: int) -> Callable[[StreamSet, Path], list[Any]]:
+    """`measure_stream_set` as a Ray task that raises `times` times; each try adds a dot to the file `count`."""
+
+    def measure(job: StreamSet, points: Path) -> list[Any]:
+        with count.open("a") as tries:
+            tries.write(".")
+        if count.stat().st_size <= times:
+            raise BitreelError(f"encoding {job.source.name} failed: the disk went away")
+        return measure_stream_set(job, points)
+
+    return measure
+
+
+@pytest.mark.parametrize("times", [1, 2])
+def test_a_task_that_fails_is_tried_again_and_then_reported(
+    times: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tries = tmp_path / "tries"
+    monkeypatch.setattr("infra.evaluation_tasks.measure_stream_set", _failing_at_first(tries, times))
+    told: list[str] = []
+
+    def evaluate() -> Evaluation:
+        return evaluate_model(
+            save_small_model(tmp_path / "model"), [moving_clip(tmp_path / "a.y4m", 64, 64, 2)], qps=(20, 40),
+            anchors=[], frames=2, out=tmp_path / "out", cache=tmp_path / "cache",
+            on_progress=lambda done, total, what: told.append(what),
+        )  # fmt: skip
+
+    if times == 1:
+        assert [point.qp for point in evaluate().sequences[0].points] == [20, 40]
+    else:
+        with pytest.raises(BitreelError, match="encoding a failed: the disk went away"):
+            evaluate()
+        assert not (tmp_path / "out" / "results.json").exists(), "a score with missing points is never a score"
+    assert tries.read_text() == ".."
+    assert [what for what in told if "trying again" in what] == [
+        "bitreel on a failed (encoding a failed: the disk went away); trying again"
+    ]
 
 
 def test_area_average_and_factor() -> None:

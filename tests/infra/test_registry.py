@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import json
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from codec.api import CODECS, CONFIG_FILE, create_codec, load_codec, save_codec
+from codec.api import CODECS, CONFIG_FILE, WEIGHTS_FILE, create_codec, load_codec, save_codec
 from codec.errors import BitreelError, UsageError
+from infra import registry
 from infra.provenance import manifest_hash
 from infra.registry import (
     fetch_version,
@@ -98,6 +101,40 @@ def test_a_registered_model_whose_files_changed_is_refused(tmp_path: Path) -> No
     (source / CONFIG_FILE).unlink()
     with pytest.raises(BitreelError, match=r"cams@1"):
         resolve_model("cams@1")
+
+
+@pytest.mark.parametrize("damaged", [False, True], ids=["nothing there", "a damaged copy there"])
+def test_two_that_fetch_the_same_version_at_once(
+    damaged: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    register_version("cams", checkpoint(tmp_path / "one"), start_run("made").run_id)
+    version = get_version("cams", "1")
+    if damaged:
+        (fetch_version(version) / WEIGHTS_FILE).write_bytes(b"cut short")
+    download, theirs = registry._download, list[int]()
+
+    def slow_download(*given: Any) -> Path:
+        got = download(*given)
+        monkeypatch.setattr(registry, "_download", download)
+        theirs.append((fetch_version(version) / WEIGHTS_FILE).stat().st_ino)
+        return got
+
+    monkeypatch.setattr(registry, "_download", slow_download)
+    folder = fetch_version(version)
+    assert theirs == [(folder / WEIGHTS_FILE).stat().st_ino], "who was faster may read it already: it stays"
+    assert load_codec(folder).model_hash().hex() == version.model_hash
+    assert [each.name for each in folder.parent.iterdir()] == [folder.name], "nothing unfinished is left"
+
+
+def test_fetching_by_many_at_once(tmp_path: Path) -> None:
+    register_version("cams", checkpoint(tmp_path / "one"), start_run("made").run_id)
+    version = get_version("cams", "1")
+    (fetch_version(version) / CONFIG_FILE).write_bytes(b"{")
+    with ThreadPoolExecutor(8) as pool:
+        folders = set(pool.map(fetch_version, [version] * 16))
+    (folder,) = folders
+    assert load_codec(folder).model_hash().hex() == version.model_hash
+    assert [each.name for each in folder.parent.iterdir()] == [folder.name]
 
 
 def test_a_dead_server_is_told_soon_and_clearly(monkeypatch: pytest.MonkeyPatch) -> None:

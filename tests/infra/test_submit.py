@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -13,6 +14,7 @@ from ray.job_submission import JobDetails
 from codec.errors import BitreelError, UsageError
 from infra.commands import submit
 from infra.ray_jobs import RayJobs, dashboard_address, job_id_of
+from tests.infra.moving_clips import moving_clip
 from tests.infra.ray_head import running_head
 
 
@@ -105,3 +107,72 @@ def test_jobs_on_a_real_head(mlflow_home: Path, monkeypatch: pytest.MonkeyPatch)
         status, out, err = run("models", "dogs")
         assert status == 1 and "no model 'dogs'" in out and "failed" in err
         assert "submitted" in run("models", "dogs")[2], "one that failed runs again"
+
+
+# What a job writes is shown while it runs: this job only ends once its first line has been seen here. The quotes tell
+# that line from Ray's own, which shows the command.
+_FOLLOWS = """
+import sys
+from pathlib import Path
+from infra.ray_jobs import RayJobs
+
+jobs, folder = RayJobs(sys.argv[1]), Path(sys.argv[2])
+waits = "echo fir''st; while [ ! -e seen ]; do sleep 0.2; done; echo second"
+job = jobs.submit(["bash", "-c", waits], "waits", folder)
+text = ""
+
+def tell(more):
+    global text
+    text += more
+    if "first" in text:
+        (folder / "seen").touch()
+
+over = jobs.follow("waits", tell)
+print(text.split()[-2:], over.status)
+"""
+
+
+@pytest.mark.slow
+def test_output_streams_ctrl_c_detaches_and_stop_ends(
+    mlflow_home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{mlflow_home}/runs/mlflow.db")
+    video = moving_clip(tmp_path / "a.y4m", 64, 64, 2)
+    watch = ["autopilot", "--name", "cams", "--videos", str(video), "--interval", "1"]  # has no end of its own
+
+    def submit(*options: str) -> list[str]:
+        return [sys.executable, "-m", "infra.cli", "submit", "--address", head.address, *options, "--", *watch]
+
+    with running_head() as head:
+        shown = subprocess.run(
+            [sys.executable, "-c", _FOLLOWS, head.address, str(tmp_path)], capture_output=True, text=True, timeout=120
+        )
+        assert shown.stdout.splitlines()[-1] == "['first', 'second'] SUCCEEDED", shown.stderr
+
+        with subprocess.Popen(submit(), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True) as person:
+            assert person.stderr is not None
+            assert "submitted" in person.stderr.readline()
+            person.send_signal(signal.SIGINT)
+            assert "detached; job bitreel-autopilot-" in person.stderr.read()
+            assert person.wait(60) == 0
+        again = subprocess.run(submit("--detach"), capture_output=True, text=True, timeout=120)
+        assert "is there already, running" in again.stderr or "is there already, pending" in again.stderr
+        stopped = subprocess.run(submit("--stop"), capture_output=True, text=True, timeout=120)
+        assert stopped.returncode == 0 and "to stop" in stopped.stderr
+        after = subprocess.run(
+            [sys.executable, "-c", _ENDS, head.address, job_id_of(["bitreel", *watch])],
+            capture_output=True, text=True, timeout=120,
+        )  # fmt: skip
+        assert after.stdout.splitlines()[-1] == "STOPPED", after.stderr
+
+
+_ENDS = """
+import sys, time
+from infra.ray_jobs import RayJobs
+
+jobs = RayJobs(sys.argv[1])
+until = time.monotonic() + 60
+while not jobs.find(sys.argv[2]).is_over and time.monotonic() < until:
+    time.sleep(0.5)
+print(jobs.find(sys.argv[2]).status)
+"""
