@@ -1,6 +1,6 @@
 """Ingest of many short videos while actors, decoding processes and whole nodes are killed at random: what is lost?
 
-Three raylets on this host (the head without CPUs, so that it is never a worker), and one more for each that was killed.
+Three nodes on this host do the work, beside a head without CPUs; for each that is killed another one comes up.
 An unbroken run comes first, with the same videos; then the drill. Every kill is logged with its time. At the end the
 two manifests are compared row by row, and both stores are verified byte by byte. Exit status 1 where anything differs.
 
@@ -33,7 +33,7 @@ from pipeline.ingest import IngestReport, ingest_videos
 from pipeline.manifest import read_manifest, read_quarantine
 from pipeline.verification import verify_store
 
-WORKER_ADDRESSES = ("127.0.0.2", "127.0.0.3")
+WORKER_ADDRESSES = ("127.0.0.2", "127.0.0.3", "127.0.0.4")
 _QUICK = {  # a node that is gone is known to be gone within seconds
     "RAY_health_check_period_ms": "1000",
     "RAY_health_check_timeout_ms": "1000",
@@ -45,7 +45,7 @@ _QUICK = {  # a node that is gone is known to be gone within seconds
 
 @dataclass
 class Raylets:
-    """The cluster of one host: a head and two worker nodes, each a `ray start --block` in a group of its own."""
+    """The cluster of one host: a head and worker nodes, each a `ray start --block` in a group of its own."""
 
     port: int
     folder: Path
@@ -122,7 +122,7 @@ class Hunter:
             kind = self.dice.choices(["actor", "decoder", "node"], [5, 3, 1])[0]
             if kind == "node":
                 here = [address for address in WORKER_ADDRESSES if address in self.raylets.nodes]
-                if len(here) == 2 or (here and self.dice.random() < 0.3):  # now and then both are gone
+                if len(here) > 1 or (here and self.dice.random() < 0.3):  # now and then all are gone
                     address = self.dice.choice(here)
                     self._note(f"node {address} killed", self.raylets.kill(address))
                     absent[address] = time.monotonic()
@@ -220,13 +220,13 @@ def drill(arguments: argparse.Namespace, folder: Path) -> int:
     with tempfile.TemporaryDirectory(prefix="ri", dir="/tmp") as short:  # sockets want short paths
         raylets = Raylets(arguments.port, Path(short) / "ray")
         try:
-            for address, cpus in zip(
-                ("127.0.0.1", *WORKER_ADDRESSES), (0, arguments.cpus, arguments.cpus), strict=True
-            ):
-                raylets.start(address, cpus)
-                raylets.wait_for_head()
+            raylets.start("127.0.0.1", 0)
+            raylets.wait_for_head()
+            for address in WORKER_ADDRESSES:
+                raylets.start(address, arguments.cpus)
             ray.init(address=f"127.0.0.1:{arguments.port}", log_to_driver=False, logging_level="error")
-            while ray.cluster_resources().get("CPU", 0) < 2 * arguments.cpus:
+            cpus = len(WORKER_ADDRESSES) * arguments.cpus
+            while ray.cluster_resources().get("CPU", 0) < cpus:
                 raylets.mend(arguments.cpus)
                 time.sleep(1)
             calm = ingest_videos(videos, folder / "calm")
@@ -235,7 +235,7 @@ def drill(arguments: argparse.Namespace, folder: Path) -> int:
             thread = threading.Thread(target=hunter.run)
             thread.start()
             try:
-                broken = ingest_videos(videos, folder / "broken", workers=2 * arguments.cpus)
+                broken = ingest_videos(videos, folder / "broken", workers=cpus)
             finally:
                 hunter.over.set()
                 thread.join()
