@@ -5,6 +5,8 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 # Folder or files to run the demo on; without it, clips are rendered from photographs.
 VIDEOS ?=
+# The fast tests in two processes, a file's tests in one.
+TWO := -n 2 --dist loadfile
 
 .PHONY: setup demo test test-all lint bench clean
 
@@ -20,11 +22,11 @@ demo: $(STAMP)
 
 test: lint
 	$(BIN)/python -m codec.kernel_cache
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest $(TWO)
 
-test-all: lint
-	$(BIN)/python -m codec.kernel_cache
-	$(BIN)/python -m pytest -m "slow or not slow"
+# Slow tests have nodes, ports and cores for themselves.
+test-all: test
+	$(BIN)/python -m pytest -m slow
 
 lint: $(STAMP)
 	$(BIN)/ruff check .

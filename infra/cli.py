@@ -46,7 +46,6 @@ COMMANDS = (
     "demo",
     "doctor",
 )
-CODING = ("train", "sweep", "fit", "encode", "decode", "evaluate", "autopilot", "demo")
 for _name in COMMANDS:
     importlib.import_module(f"infra.commands.{_name}").register(app)
 
@@ -64,8 +63,6 @@ def main(argv: list[str] | None = None) -> None:
 def run(arguments: list[str], debug: bool = False) -> int:
     """Run a command and give its exit status."""
     try:
-        if arguments[:1] and arguments[0] in CODING and "--help" not in arguments:
-            prepare_kernels()
         result = app(args=arguments, standalone_mode=False, prog_name="bitreel")
         return int(result) if isinstance(result, int) else 0
     except typer.Exit as done:
@@ -94,20 +91,6 @@ def run(arguments: list[str], debug: bool = False) -> int:
         first = str(error).splitlines()[0] if str(error) else ""
         _say(f"unexpected {type(error).__name__}: {first} (--debug shows more)")
         return 1
-
-
-def prepare_kernels() -> None:
-    """Compile the coder's kernels where that has not been done on this machine yet, which takes a while."""
-    from codec import kernel_cache
-
-    done = kernel_cache.place()
-    if done is None or done.exists():
-        return
-    _say("compiling the coder for this machine; this happens once and takes a minute or two")
-    try:
-        kernel_cache.compile_all(done)
-    except (BitreelError, OSError) as error:
-        _say(f"{error}; they are compiled when they are needed")
 
 
 def _say(message: str) -> None:

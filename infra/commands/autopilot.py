@@ -12,6 +12,7 @@ from typing import Annotated
 import typer
 
 from infra.console import JsonOption, console, write_json
+from infra.kernels import prepare_kernels
 
 
 def register(app: typer.Typer) -> None:
@@ -67,6 +68,7 @@ def autopilot_command(
     settings = AutopilotSettings(name, tuple(options), gate, out, address)
     if (listen is None) != (webhook_secret is None):
         raise UsageError("--listen and --webhook-secret belong together")
+    prepare_kernels()
     wake = threading.Event()
     with contextlib.ExitStack() as stack:
         if listen is not None and webhook_secret is not None:

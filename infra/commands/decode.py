@@ -11,6 +11,7 @@ import typer
 
 from codec.errors import StreamError, UsageError
 from infra.console import progress
+from infra.kernels import prepare_kernels
 from infra.standard_streams import is_pipe, messages, open_stream, patience, shown_name, standard_output
 
 if TYPE_CHECKING:
@@ -63,6 +64,7 @@ def decode_command(
         with open_stream(stream) as source:
             reader = StreamReader(source, None if follow is None else patience(source, follow))
             codec = load_codec(resolve_model(model) if model else _named_model(reader.header), device)
+            prepare_kernels()
             decoded = codec.decode(reader, from_frame, frames)
             frame = next(decoded, None)
             if frame is None:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from infra.console import JsonOption, console, progress, write_json
+from infra.kernels import prepare_kernels
 
 if TYPE_CHECKING:
     from rich.progress import TaskID
@@ -45,6 +46,7 @@ def demo(
     from trainers.recipe import load_recipe
 
     sources = [*(videos or []), *(more_videos or [])]
+    prepare_kernels()
     with progress() as bar:
         tasks: dict[str, TaskID] = {}
 

@@ -13,6 +13,7 @@ import typer
 
 from codec.errors import UsageError
 from infra.console import JsonOption, progress, write_json
+from infra.kernels import prepare_kernels
 from infra.standard_streams import is_pipe, messages, shown_name, standard_input, standard_output
 
 if TYPE_CHECKING:
@@ -73,6 +74,7 @@ def encode_command(
     codec = load_codec(resolve_model(model), device)
     header_bytes = total_bytes = field_bytes = count = 0
     with _open_sink(out) as sink, _open_source(video, parse_size(size), pix_fmt) as source, progress() as bar:
+        prepare_kernels()
         fmt = source.format
         task = bar.add_task("encode", total=frames)
         options = EncodeOptions(

@@ -10,6 +10,7 @@ import typer
 
 from codec.errors import UsageError
 from infra.console import JsonOption, console, progress, write_json
+from infra.kernels import prepare_kernels
 
 if TYPE_CHECKING:
     from infra.evaluation_results import Evaluation
@@ -77,6 +78,7 @@ def evaluate_command(
     stamp = datetime.now().strftime("%Y%m%d-%H%M%S")
     label = f"{version.name}-{version.version}" if version else folder.resolve().name
     out = out or Path("runs") / "evaluations" / f"{label}-{stamp}"
+    prepare_kernels()
     with progress() as bar:
         task = bar.add_task("evaluate", total=None)
 

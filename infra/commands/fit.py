@@ -10,6 +10,7 @@ import typer
 from codec.errors import BitreelError, UsageError
 from infra.commands.evaluate import local_videos, parse_qps
 from infra.console import JsonOption, console, progress, write_json
+from infra.kernels import prepare_kernels
 
 if TYPE_CHECKING:
     from infra.bdrate import BdRate
@@ -54,6 +55,7 @@ def fit_command(
     if out.exists() and not out.is_dir():
         raise UsageError(f"--out '{out}' is a file; give a folder")
     wanted, videos = parse_qps(qps), local_videos(sources)
+    prepare_kernels()
     with progress() as bar:
         task = bar.add_task("fit", total=None)
 

@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from infra.console import JsonOption, console, progress, write_json
+from infra.kernels import prepare_kernels
 
 
 def register(app: typer.Typer) -> None:
@@ -48,6 +49,7 @@ def sweep_command(
     trials = make_trials(recipe, store, changes or (), grid)
     name = name or trials[0].recipe.name
     check_name(name)
+    prepare_kernels()
     with progress() as bar:
         task = bar.add_task("sweep", total=sum(trial.recipe.total_steps for trial in trials))
 

@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from infra.console import JsonOption, console, progress, write_json
+from infra.kernels import prepare_kernels
 
 
 def register(app: typer.Typer) -> None:
@@ -71,6 +72,7 @@ def train_command(
 
         def started(run: str) -> None:
             console.print(f"run {run}", markup=False)
+            prepare_kernels()
 
         done = run_training(
             plan,
