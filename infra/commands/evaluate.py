@@ -68,6 +68,7 @@ def evaluate_command(
     from infra.report import REPORT_FILE, write_report
     from infra.tracking import connect
 
+    wanted = parse_qps(qps)
     folder, version, champion = _models(model)
     given = [*(videos or []), *(more_videos or [])]
     if not given and not test_set:
@@ -86,7 +87,7 @@ def evaluate_command(
             bar.update(task, completed=done, total=total, description=what or "evaluate")
 
         evaluation = evaluate_model(
-            folder, [*found, *in_sets], qps=parse_qps(qps), frames=frames, intra_period=intra_period, out=out,
+            folder, [*found, *in_sets], qps=wanted, frames=frames, intra_period=intra_period, out=out,
             anchors=[name for name in anchors.replace(" ", "").split(",") if name],
             address=address, on_progress=on_progress,
             champion=_champion_folder(champion), name=_called(version), champion_name=_called(champion),
