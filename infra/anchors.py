@@ -33,12 +33,12 @@ _RESULT_FORMAT = 2
 _PICTURE_TYPES = {1: "I", 2: "P", 3: "B"}
 
 
-def check_anchors(names: list[str]) -> None:
-    """Raises UsageError for a name that is no anchor, or whose encoder this machine has not."""
+def check_anchors(names: list[str], here: bool = True) -> None:
+    """Raises UsageError for a name that is no anchor, or (here) whose encoder this machine has not."""
     unknown = [n for n in names if n not in ANCHORS]
     if unknown:
         raise UsageError(f"unknown anchor '{unknown[0]}'; known: {', '.join(ANCHORS)}")
-    for name in names:
+    for name in names if here else []:
         ANCHORS[name].version()
 
 

@@ -89,7 +89,7 @@ def fly(
                 done = look_once(settings, tell)
                 if once:
                     return done
-            except (BitreelError, MlflowException) as error:
+            except (BitreelError, MlflowException, OSError) as error:
                 if once and isinstance(error, MlflowException):
                     raise BitreelError(f"MLflow: {error}") from error
                 if once or (isinstance(error, BitreelError) and error.exit_status == 2):
@@ -102,48 +102,69 @@ def fly(
 def look_once(settings: AutopilotSettings, tell: Tell) -> Round:
     """Judge every version that is newer than the champion and not done."""
     done = Round()
-    for version in _waiting(settings.name):
+    for version in _waiting(settings.name, tell):
         outcome = _judge(settings, version, tell)
         done.outcomes[version] = outcome
         tell(f"{settings.name} version {version}: {outcome}")
     return done
 
 
-def _waiting(name: str) -> list[int]:
-    """Versions to be judged.
+def _waiting(name: str, tell: Tell) -> list[int]:
+    """Versions to be judged; what was begun with others is ended."""
+    waiting = []
+    over = _over(name, tell)
+    for item in list_versions(name):
+        state, outcome = item.tags.get(STATE, ""), over(item.version)
+        if outcome is None:
+            if not state.startswith(_FINAL):
+                waiting.append(item.version)
+        elif state == "evaluating":
+            _end(name, item.version, outcome)
+    return waiting
+
+
+def _over(name: str, tell: Tell) -> Callable[[int], str | None]:
+    """What became of a version that is not to be judged any more, as things stand.
 
     What was champion once was judged, whatever became of it: one that a person has rolled back stays so, also where an
-    autopilot was stopped before it could note what it had done.
+    autopilot was stopped before it could note what it had done. Neither is what is older than the champion.
     """
     journal = PromotionJournal(name)
-    champion = journal.settle().aliases.get(CHAMPION, 0)
+    standing = journal.settle()
+    for line in standing.repaired:
+        tell(f"put right: {line}")
+    champion = standing.aliases.get(CHAMPION, standing.lost.get(CHAMPION, 0))
     been = {entry.aliases.get(CHAMPION) for entry in journal.counting()}
-    waiting = []
-    for item in list_versions(name):
-        state = item.tags.get(STATE, "")
-        if item.version in been or item.version < champion:
-            if state == "evaluating":
-                _end(name, item.version, "promoted" if item.version in been else f"refused: {champion} is champion")
-        elif item.version > champion and not state.startswith(_FINAL):
-            waiting.append(item.version)
-    return waiting
+
+    def over(number: int) -> str | None:
+        if number in been or number == champion:
+            return "promoted"
+        return f"refused: {champion} is champion" if number < champion else None
+
+    return over
 
 
 def _judge(settings: AutopilotSettings, number: int, tell: Tell) -> str:
     """Evaluate and promote one version; against a newer champion again, where one comes up meanwhile."""
     name = settings.name
     set_alias(name, CHALLENGER, number)
+    problem = ""
     while True:
+        # Evaluations take hours: a person may have promoted this one, or another, and rolled it back meanwhile.
+        outcome = _over(name, tell)(number)
+        if outcome is not None:
+            return _end(name, number, outcome)
         version, champion = _version(name, number), _champion(name)
         key = _key(settings, version, champion)
         if version.tags.get(_MEASURED) != key:
             failures = _failures(version, key)
             if failures >= MOST_FAILURES:
-                return _end(name, number, f"failed: {MOST_FAILURES} evaluations came to nothing")
+                last = f"; the last: {problem[:300]}" if problem else ""
+                return _end(name, number, f"failed: {MOST_FAILURES} evaluations came to nothing{last}")
             record_scores(name, number, {}, {STATE: "evaluating"})
             against = f" against version {champion.version}" if champion else ""
             tell(f"{name} version {number}: evaluating{against} ({failures + 1} of {MOST_FAILURES})")
-            problem = _evaluate(settings, version, key, tell)
+            problem = _evaluate(settings, version, champion, key, tell)
             if problem:
                 tell(f"{name} version {number}: {problem}")
                 record_scores(name, number, {}, {_FAILURES: f"{key} {failures + 1}"})
@@ -151,8 +172,8 @@ def _judge(settings: AutopilotSettings, number: int, tell: Tell) -> str:
                     return f"waiting: evaluation {failures + 1} of {MOST_FAILURES} came to nothing"
                 continue
             record_scores(name, number, {}, {_MEASURED: key})
-        _record_again(settings, version, champion, key)
-        result = promote(name, str(number), gate=settings.gate)
+        _record_again(settings, _version(name, number), champion, key)
+        result = promote(name, str(number), gate=settings.gate, again=False)
         for line in result.repaired:
             tell(f"put right: {line}")
         tell(sentence(result))
@@ -170,10 +191,9 @@ def _record_again(settings: AutopilotSettings, version: ModelVersion, champion: 
         scores = Evaluation.load(settings.out / key).scores
     except BitreelError:  # the folder is not to be seen from here, or was cleared away
         return
-    if version.scores != scores:
-        replace_scores(
-            version.name, version.version, scores, {COMPARED_WITH: str(champion.version)} if champion else {}
-        )
+    against = str(champion.version) if champion else None
+    if version.scores != scores or version.tags.get(COMPARED_WITH) != against:
+        replace_scores(version.name, version.version, scores, {COMPARED_WITH: against} if against else {})
 
 
 def _end(name: str, number: int, outcome: str) -> str:
@@ -186,8 +206,11 @@ def _end(name: str, number: int, outcome: str) -> str:
     return outcome
 
 
-def _evaluate(settings: AutopilotSettings, version: ModelVersion, key: str, tell: Tell) -> str:
-    """Run the evaluation to its end: "" where it wrote its scores, else what went wrong.
+def _evaluate(
+    settings: AutopilotSettings, version: ModelVersion, champion: ModelVersion | None, key: str, tell: Tell
+) -> str:
+    """Run the evaluation to its end: "" where it wrote its scores, else what went wrong. It is told which champion to
+    measure against, for there may be another when its turn comes.
 
     Raises BitreelError where the cluster, or Ray of this machine, did not answer.
     """
@@ -195,7 +218,9 @@ def _evaluate(settings: AutopilotSettings, version: ModelVersion, key: str, tell
 
     out = (settings.out / key).absolute()
     out.mkdir(parents=True, exist_ok=True)
-    command = ["evaluate", "--model", f"{version.name}@{version.version}", "--out", str(out), *settings.evaluate]
+    against = f"{version.name}@{champion.version}" if champion else "none"
+    command = ["evaluate", "--model", f"{version.name}@{version.version}", "--against", against, "--out", str(out)]
+    command += settings.evaluate
     if settings.address is None:
         words = [sys.executable, "-m", "infra.cli", *command]
         done = subprocess.run(words, capture_output=True, text=True, env=os.environ | {"COLUMNS": "120"})

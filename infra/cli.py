@@ -88,7 +88,9 @@ def run(arguments: list[str], debug: bool = False) -> int:
     except Exception as error:
         if debug:
             raise
-        first = str(error).splitlines()[0] if str(error) else ""
+        from infra.tracking import tracking_uri, without_logins
+
+        first = without_logins(str(error), tracking_uri()).splitlines()[0] if str(error) else ""
         _say(f"unexpected {type(error).__name__}: {first} (--debug shows more)")
         return 1
 

@@ -71,6 +71,8 @@ def evaluate_model(
     check_anchors(list(anchors))
     tables = [load_published(path) for path in anchor_tables]
     names = [*anchors, *(table.name for table in tables)]
+    for taken in {OURS, CHAMPION} & set(names):
+        raise UsageError(f"an anchor table can't be called '{taken}'")
     if len(set(names)) < len(names):
         raise UsageError(f"two anchors have the same name: {', '.join(names)}")
     measures = {"vmaf": vmaf_version()} if vmaf else {}

@@ -15,7 +15,7 @@ from codec.errors import BitreelError, UsageError
 from infra.evaluation_artifacts import evaluation_figures, evaluation_tables
 from infra.evaluation_results import RESULTS_FILE, TABLE_FILE, Evaluation
 from infra.registry import COMPARED_WITH, ModelVersion, get_version, replace_scores, split_ref
-from infra.tracking import ask, connect, end_run, nested_in, start_run, tracking_uri
+from infra.tracking import ask, connect, end_run, nested_in, start_run, tracking_uri, without_logins
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -202,5 +202,5 @@ def _download(run_id: str, target: Path) -> Path:
     try:
         return Path(ask(tracking_uri(), lambda: client.download_artifacts(run_id, _FOLDER, str(target))))
     except (MlflowException, OSError) as error:
-        reason = str(error).splitlines()[0]
+        reason = without_logins(str(error), tracking_uri()).splitlines()[0]
         raise BitreelError(f"run '{run_id}' holds no evaluation that can be fetched: {reason}") from error

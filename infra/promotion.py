@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import re
 import tomllib
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib import resources
@@ -19,6 +20,7 @@ from infra.registry import (
     COMPARED_WITH,
     PREVIOUS,
     ModelVersion,
+    drop_tags,
     get_version,
     list_versions,
     record_scores,
@@ -29,7 +31,8 @@ GATE = "gate."  # prefix of the tags that hold each rule's verdict
 _ROLLED_BACK = "rolled back"  # what such an entry's text begins with
 GATE_VERDICT = "gate_verdict"  # tag: passed, or which rules failed
 _SCORE_NAME = re.compile(r"[\w\-. :/]+", re.ASCII)  # verdicts become tags, and MLflow takes no other names
-_ALIAS = re.compile(r"(?!v\d+$|latest$|\d+$)[A-Za-z][A-Za-z0-9_-]*")
+# MLflow keeps some words for itself, in any case of letters, and longer ones out.
+_ALIAS = re.compile(r"(?!v\d+$|latest$)[a-z][a-z0-9_-]{0,99}", re.IGNORECASE | re.ASCII)
 
 
 @dataclass(frozen=True)
@@ -83,23 +86,27 @@ def promote(
     gate: str | Path = DEFAULT_GATE,
     alias: str = CHAMPION,
     dry_run: bool = False,
+    again: bool = True,
 ) -> GateResult:
     """Judge a version (number or alias, None: the newest) by a gate and move `alias` to it if every rule holds.
 
     A champion that is replaced keeps the alias `previous`. Verdicts are noted on the version (tags `gate.…`). Of two
     promotions at the same time one is first; the other is judged anew, against what holds then. `gate` is a name from
-    configs/ or a TOML file. Raises UsageError for an unknown model, version or gate, or an alias that can't be used,
+    configs/ or a TOML file. again: also a version that the alias has pointed to before, and was taken away from.
+    Raises UsageError for an unknown model, version or gate, or an alias that can't be used,
     BitreelError where MLflow does not answer.
     """
     rules = load_gate(gate)
-    if not _ALIAS.fullmatch(alias) or alias in (PREVIOUS, CHALLENGER):
+    if not _ALIAS.fullmatch(alias) or (alias != CHAMPION and alias.lower() in (CHAMPION, PREVIOUS, CHALLENGER)):
         raise UsageError(f"--to '{alias}': not usable as an alias; take a word such as '{CHAMPION}' or 'candidate'")
     number = get_version(name, which).version
     journal = PromotionJournal(name)
     repaired: tuple[str, ...] = ()
     while True:
-        standing = journal.settle()
+        standing = journal.settle(write=not dry_run)
         repaired = (*repaired, *standing.repaired)
+        # Read after `settle`: whatever is entered later makes the claim on this standing fail.
+        been = {entry.aliases.get(alias) for entry in journal.counting()}
         by_number = {item.version: item for item in list_versions(name)}
         if number not in by_number:
             raise BitreelError(f"{name} version {number} is gone from the registry: it was deleted meanwhile")
@@ -107,32 +114,36 @@ def promote(
         before, lost = standing.aliases.get(alias), standing.lost.get(CHAMPION)
         verdicts = tuple(judge(rule, version, champion, lost) for rule in rules)
         passed = all(verdict.holds is not False for verdict in verdicts)
-        moves = passed and not dry_run and before != number
+        moves = passed and not dry_run and before != number and (again or number not in been)
         if not dry_run:
-            record_scores(name, number, {}, _gate_notes(verdicts, str(gate), champion))
+            notes = _gate_notes(verdicts, str(gate), champion)
+            drop_tags(name, number, [key for key in version.tags if key.startswith(GATE) and key not in notes])
+            record_scores(name, number, {}, notes)
         if moves:
             after = standing.aliases | {alias: number}
             if alias == CHAMPION and before is not None:
                 after[PREVIOUS] = before
             held_by = f"version {before}" if before else "no version"
             what = f"'{alias}': {held_by} → version {number}"
-            notes = {verdict.score: _told(verdict) for verdict in verdicts} | {"gate": str(gate)}
+            notes = _told_by_score(verdicts) | {"gate": str(gate)}
             if not journal.claim(standing, after, what, version, notes):
                 continue  # another promotion was first, so the verdicts may be others now
         return GateResult(name, number, alias, before, passed, moves, dry_run, verdicts, repaired)
 
 
-def roll_back(name: str) -> tuple[int, int]:
+def roll_back(name: str, tell: Callable[[str], None] = lambda line: None) -> tuple[int, int]:
     """Make the previous champion champion again and the champion `previous`: (new champion, the one before).
 
     A rollback that another began, at the same time or before it was killed, is finished and not done twice: that would
-    bring back the champion that was to go. Raises UsageError where there is no previous one, BitreelError where another
-    version was promoted at the same time.
+    bring back the champion that was to go. tell: what was put right before, a line each. Raises UsageError where there
+    is no previous one, BitreelError where another version was promoted at the same time.
     """
     journal = PromotionJournal(name)
     done = any(not entry.applied and entry.what.startswith(_ROLLED_BACK) for entry in journal.counting()[-1:])
     while True:
         standing = journal.settle()
+        for line in standing.repaired:
+            tell(line)
         champion = standing.aliases.get(CHAMPION, standing.lost.get(CHAMPION))
         previous = standing.aliases.get(PREVIOUS)
         if champion is None or previous is None:
@@ -159,12 +170,21 @@ def roll_back(name: str) -> tuple[int, int]:
 def _gate_notes(verdicts: tuple[Verdict, ...], gate: str, champion: ModelVersion | None) -> dict[str, str]:
     """What a version's tags tell of its judgement."""
     failed = [verdict.score for verdict in verdicts if verdict.holds is False]
-    return {GATE + verdict.score: _told(verdict) for verdict in verdicts} | {
+    return {GATE + score: told for score, told in _told_by_score(verdicts).items()} | {
         GATE_VERDICT: f"failed: {', '.join(failed)}" if failed else "passed",
         "gate_file": gate,
         "gate_champion": str(champion.version) if champion else "none",
         "gate_time": datetime.now(UTC).isoformat(timespec="seconds"),
     }
+
+
+def _told_by_score(verdicts: tuple[Verdict, ...]) -> dict[str, str]:
+    """Several rules may be on one score."""
+    told: dict[str, str] = {}
+    for verdict in verdicts:
+        before = f"{told[verdict.score]}; " if verdict.score in told else ""
+        told[verdict.score] = before + _told(verdict)
+    return told
 
 
 def _told(verdict: Verdict) -> str:
@@ -239,6 +259,10 @@ def _rule(data: Any, where: str) -> Rule:
         raise UsageError(f"{where}: required must be true or false")
     if data.get("against") not in (None, CHAMPION):
         raise UsageError(f"{where}: against can only be '{CHAMPION}'")
+    if "_vs_champion" in data["score"] and data.get("against") is None:
+        raise UsageError(
+            f"{where}: give against = '{CHAMPION}' too, or scores against a champion long replaced would count"
+        )
     if not isinstance(data.get("why", ""), str):
         raise UsageError(f"{where}: why must be a text")
     return Rule(**data)

@@ -96,16 +96,16 @@ class PromotionJournal:
                 counted.append(entry)
         return counted
 
-    def settle(self) -> Standing:
+    def settle(self, write: bool = True) -> Standing:
         """Make the aliases say what the journal says, finishing what another left half done; give what it says.
 
-        Where no journal is there yet, the aliases are taken as they are.
+        Where no journal is there yet, the aliases are taken as they are. write: without, nothing is touched.
         """
         versions = list_versions(self.name)
         counted = self.counting()
         if not counted:
             return Standing(0, {a: n for a, n in _pointed(versions).items() if a in (CHAMPION, PREVIOUS)}, ())
-        return self._apply(counted[-1], versions)
+        return self._apply(counted[-1], versions) if write else _standing(counted[-1], versions, ())
 
     def claim(
         self, standing: Standing, aliases: Mapping[str, int], what: str, version: ModelVersion, notes: Mapping[str, str]
@@ -159,8 +159,9 @@ class PromotionJournal:
                 if number not in there:
                     repaired.append(f"'{alias}' should be version {number}, which is gone from the registry")
                 elif held != number:
-                    _patiently(partial(set_alias, self.name, alias, number))
-                    if entry.applied:
+                    if not self._set(alias, number):
+                        repaired.append(f"'{alias}' can't be an alias, says MLflow; the journal's entry is passed over")
+                    elif entry.applied:
                         where = "nothing" if held is None else f"version {held}"
                         repaired.append(
                             f"'{alias}' pointed to {where} and is back at version {number}, as the journal says"
@@ -170,19 +171,37 @@ class PromotionJournal:
             # Somebody faster may have entered and applied more while this was slow to write.
             newest = self.counting()[-1]
             if newest.number == entry.number:
-                aliases = {alias: number for alias, number in entry.aliases.items() if number in there}
-                for alias in (CHAMPION, PREVIOUS):  # one that the journal knows nothing of was set by hand
-                    if alias not in aliases and alias in pointed:
-                        aliases[alias] = pointed[alias]
-                lost = {alias: number for alias, number in entry.aliases.items() if alias not in aliases}
-                return Standing(entry.number, aliases, tuple(repaired), lost)
+                return _standing(entry, versions, tuple(repaired))
             entry, versions = newest, list_versions(self.name)
+
+    def _set(self, alias: str, number: int) -> bool:
+        """Point an alias to a version; False where MLflow takes no such alias."""
+        from mlflow.exceptions import MlflowException
+
+        try:
+            _patiently(partial(set_alias, self.name, alias, number))
+        except MlflowException as error:
+            if error.error_code != "INVALID_PARAMETER_VALUE":
+                raise
+            return False
+        return True
 
     def _mark_applied(self, number: int) -> None:
         ask(
             self._uri,
             lambda: self._client.set_model_version_tag(self.model, str(number), _MARK + "applied", "yes"),
         )
+
+
+def _standing(entry: Entry, versions: list[ModelVersion], repaired: tuple[str, ...]) -> Standing:
+    """What an entry says, of the versions that there are."""
+    pointed, there = _pointed(versions), {item.version for item in versions}
+    aliases = {alias: number for alias, number in entry.aliases.items() if number in there}
+    for alias in (CHAMPION, PREVIOUS):  # one that the journal knows nothing of was set by hand
+        if alias not in aliases and alias in pointed:
+            aliases[alias] = pointed[alias]
+    lost = {alias: number for alias, number in entry.aliases.items() if alias not in aliases}
+    return Standing(entry.number, aliases, repaired, lost)
 
 
 def _patiently(work: Callable[[], _T]) -> _T:

@@ -38,4 +38,6 @@ def sentence(result: GateResult) -> str:
         return f"every rule holds; without --dry-run '{result.alias}' would go to {which}"
     if result.moved:
         return f"promoted: '{result.alias}' moved from {held_by} to {which}"
+    if result.previous != result.version:
+        return f"every rule holds, but {which} has been '{result.alias}' before and was taken back; it stays so"
     return f"every rule holds; {which} is '{result.alias}' already"

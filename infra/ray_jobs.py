@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, TypeVar
 from urllib.parse import urlparse
 
 from codec.errors import BitreelError, UsageError
-from infra.tracking import without_login
+from infra.tracking import without_login, without_logins
 
 if TYPE_CHECKING:
     from ray.job_submission import JobSubmissionClient
@@ -53,6 +53,7 @@ class RayJobs:
 
     def __init__(self, address: str) -> None:
         self.address = dashboard_address(address)
+        self.shown = without_login(self.address)
         self._client = self._ask(self._connect)
 
     def submit(self, command: Sequence[str], job_id: str | None = None, folder: Path | None = None) -> Job:
@@ -86,7 +87,7 @@ class RayJobs:
         started = self._ask(start)
         found = self.find(job_id)
         if found is None:
-            raise BitreelError(f"Ray at '{self.address}' took the job '{job_id}' but does not know it; submit again")
+            raise BitreelError(f"Ray at '{self.shown}' took the job '{job_id}' but does not know it; submit again")
         return Job(found.job_id, found.status, found.message, started=started)
 
     def find(self, job_id: str) -> Job | None:
@@ -113,11 +114,13 @@ class RayJobs:
         self._ask(lambda: asyncio.run(stream()))
         found = self.find(job_id)
         if found is None:
-            raise BitreelError(f"Ray at '{self.address}' has forgotten the job '{job_id}'; submit it again")
+            raise BitreelError(f"Ray at '{self.shown}' has forgotten the job '{job_id}'; submit it again")
         return found
 
     def stop(self, job_id: str) -> None:
-        """Ask the job to end."""
+        """Ask the job to end. Raises UsageError where the cluster knows no such job."""
+        if self.find(job_id) is None:
+            raise UsageError(f"the cluster knows no job '{job_id}': it was never submitted, or its head started anew")
         self._ask(lambda: self._client.stop_job(job_id))
 
     def _connect(self) -> JobSubmissionClient:
@@ -134,9 +137,9 @@ class RayJobs:
         except (BitreelError, KeyboardInterrupt):
             raise
         except Exception as error:  # whatever Ray's client or the network raises, the person needs the address
-            first = (str(error).splitlines() or [type(error).__name__])[0]
+            first = (without_logins(str(error), self.address).splitlines() or [type(error).__name__])[0]
             raise BitreelError(
-                f"Ray's jobs at '{self.address}' can't be reached: {first} (does the cluster run with its dashboard, "
+                f"Ray's jobs at '{self.shown}' can't be reached: {first} (does the cluster run with its dashboard, "
                 "and has this machine its token? see docs/cluster.md)"
             ) from error
 
@@ -148,7 +151,7 @@ def dashboard_address(address: str) -> str:
         return address.rstrip("/")
     if parts.scheme == "ray" and parts.hostname:
         return f"http://{parts.hostname}:{DASHBOARD_PORT}"
-    raise UsageError(f"--address '{address}': jobs want the dashboard's, http://HEAD:{DASHBOARD_PORT}")
+    raise UsageError(f"--address '{without_login(address)}': jobs want the dashboard's, http://HEAD:{DASHBOARD_PORT}")
 
 
 def job_id_of(command: Sequence[str], folder: Path | None = None) -> str:

@@ -9,8 +9,9 @@ import os
 import re
 import shutil
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -18,7 +19,7 @@ from codec.api import CONFIG_FILE, WEIGHTS_FILE, find_model, load_codec, save_co
 from codec.builtin import builtin_models, builtin_names
 from codec.errors import BitreelError, UsageError
 from infra.provenance import code_version, environment, manifest_hash
-from infra.tracking import ask, connect, tracking_uri
+from infra.tracking import ask, connect, tracking_uri, without_login, without_logins
 from trainers.recipe import Recipe
 
 if TYPE_CHECKING:
@@ -136,6 +137,13 @@ def replace_scores(
 
     ask(tracking_uri(), drop)
     record_scores(name, version, scores, notes)
+
+
+def drop_tags(name: str, version: int, keys: Sequence[str]) -> None:
+    """Take tags of a version away."""
+    client = connect()
+    for key in keys:
+        ask(tracking_uri(), partial(client.delete_model_version_tag, name, str(version), key))
 
 
 def list_models() -> list[str]:
@@ -285,9 +293,10 @@ def _download(version: ModelVersion, label: str, target: Path) -> Path:
                 artifact_uri=version.source, dst_path=str(target / "files"), tracking_uri=tracking_uri()
             ),
         )
-    except (MlflowException, OSError) as error:
-        first = str(error).splitlines()[0]
-        raise BitreelError(f"the files of {label} can't be fetched from '{version.source}': {first}") from error
+    except (MlflowException, OSError, ValueError) as error:  # ValueError: MLflow, of a URI that makes no sense to it
+        first = without_logins(str(error), tracking_uri()).splitlines()[0]
+        where = without_login(version.source)
+        raise BitreelError(f"the files of {label} can't be fetched from '{where}': {first}") from error
     # Some stores give the folder itself, others a folder that holds it.
     found = [Path(got), *Path(got).iterdir()] if Path(got).is_dir() else []
     for folder in found:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from codec.atomic_files import write_atomically
+from codec.errors import BitreelError
 from infra.bdrate import PSNR_RANGES
 from infra.evaluation_results import CHAMPION, OURS, BdRow, Evaluation, Point, SequenceResult
 from infra.evaluation_scores import MEAN_CURVE, MEAN_OF_SEQUENCES, ONE_SEQUENCE, rate_at_quality
@@ -174,9 +175,13 @@ def _strip_rivals(sequence: SequenceResult) -> list[list[Point]]:
 
 
 def _picture(evaluation: Evaluation, path: str | None) -> str | None:
-    if path is None or not (evaluation.folder / path).is_file():
+    """The picture as a part of the page. Results may come from somebody else: no other file gets into it."""
+    if path is None:
         return None
-    return data_url(evaluation.folder / path)
+    place = (evaluation.folder / path).resolve()
+    if place.suffix != ".webp" or not place.is_relative_to((evaluation.folder / "pictures").resolve()):
+        raise BitreelError(f"'{evaluation.folder}' names '{path}' as a picture, which is none of its own")
+    return data_url(place) if place.is_file() else None
 
 
 def _spread(points: list[Point]) -> list[Point]:

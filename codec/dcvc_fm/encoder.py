@@ -46,8 +46,10 @@ def encode_frames(
 ) -> Iterator[CodedFrame]:
     """See `Codec.encode_frames`. state: one to begin with, in the place of a new one."""
     state, search, number = state or CodingState(codec, fmt), FrameSearch(), 0
-    control = RateControl(options.bits_per_frame, options.qp) if options.bits_per_frame is not None else None
     chain = options.intra_period if options.intra_period > 0 else None
+    control = None
+    if options.bits_per_frame is not None:
+        control = RateControl(options.bits_per_frame, options.qp, chain)
     boost = intra_boost(codec.config.intra_boost, chain)
     for index, frame in enumerate(frames):
         begins = index % chain == 0 if chain else index == 0

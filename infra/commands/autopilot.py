@@ -50,9 +50,10 @@ def autopilot_command(
     json_path: JsonOption = None,
 ) -> int:
     """With --once, exit status 1 where a version could not be evaluated; refused versions are no failure."""
+    from codec.api import QP_COUNT
     from codec.errors import UsageError
     from infra.autopilot import AutopilotSettings, fly
-    from infra.commands.evaluate import local_videos, parse_qps
+    from infra.commands.evaluate import local_videos, parse_anchors, parse_qps
     from infra.promotion import load_gate
     from infra.ray_jobs import dashboard_address
     from infra.registry import check_name
@@ -60,7 +61,10 @@ def autopilot_command(
 
     check_name(name)
     load_gate(gate)
-    parse_qps(qps)
+    wanted = parse_qps(qps)
+    if min(wanted) < 0 or max(wanted) >= QP_COUNT:
+        raise UsageError(f"--qps '{qps}': QPs must lie in 0..{QP_COUNT - 1}")
+    parse_anchors(anchors, here=address is None)
     if address is not None:
         dashboard_address(address)
     found = [str(path.absolute()) for path in local_videos(videos)]
@@ -68,16 +72,17 @@ def autopilot_command(
     settings = AutopilotSettings(name, tuple(options), gate, out, address)
     if (listen is None) != (webhook_secret is None):
         raise UsageError("--listen and --webhook-secret belong together")
-    prepare_kernels()
     wake = threading.Event()
     with contextlib.ExitStack() as stack:
         if listen is not None and webhook_secret is not None:
             stack.enter_context(listening(listen, read_secret(webhook_secret), wake))
+        if address is None:
+            prepare_kernels()
         done = fly(settings, _tell, once=once, interval=interval, wake=wake)
     if not done.outcomes:
         _tell(f"{name}: nothing new")
     write_json(json_path, {"name": name, **dataclasses.asdict(done)})
-    return int(any(outcome.startswith("failed") for outcome in done.outcomes.values()))
+    return int(any(outcome.startswith(("failed", "waiting")) for outcome in done.outcomes.values()))
 
 
 def _tell(text: str) -> None:

@@ -46,6 +46,7 @@ def demo(
     from trainers.recipe import load_recipe
 
     sources = [*(videos or []), *(more_videos or [])]
+    plan = load_recipe(recipe)
     prepare_kernels()
     with progress() as bar:
         tasks: dict[str, TaskID] = {}
@@ -58,7 +59,7 @@ def demo(
         result = run_demo(
             sources,
             out,
-            recipe=load_recipe(recipe),
+            recipe=plan,
             say=lambda text: bar.console.print(f"[bold]▸[/] {text}"),
             progress=show,
         )

@@ -55,6 +55,10 @@ def evaluate_command(
         list[Path] | None, typer.Option(help="Published results (JSON) to compare with as well; may be repeated.")
     ] = None,
     vmaf: Annotated[bool, typer.Option("--vmaf", help="Measure VMAF too, by an FFmpeg that has libvmaf.")] = False,
+    against: Annotated[
+        str | None,
+        typer.Option(metavar="REF", help="Compare a registered version with this one; default: the champion; or none."),
+    ] = None,
     frames: Annotated[int, typer.Option(min=1, help="At most this many frames from each video's start.")] = 96,
     intra_period: Annotated[int, typer.Option(help="-1: one intra frame; N: one every N frames.")] = -1,
     out: Annotated[Path | None, typer.Option(help="Folder for results; default below runs/evaluations/.")] = None,
@@ -69,7 +73,8 @@ def evaluate_command(
     from infra.tracking import connect
 
     wanted = parse_qps(qps)
-    folder, version, champion = _models(model)
+    names = parse_anchors(anchors)
+    folder, version, champion = _models(model, against)
     given = [*(videos or []), *(more_videos or [])]
     if not given and not test_set:
         raise UsageError("nothing to evaluate on: give --videos, or --test-set")
@@ -88,7 +93,7 @@ def evaluate_command(
 
         evaluation = evaluate_model(
             folder, [*found, *in_sets], qps=wanted, frames=frames, intra_period=intra_period, out=out,
-            anchors=[name for name in anchors.replace(" ", "").split(",") if name],
+            anchors=names,
             address=address, on_progress=on_progress,
             champion=_champion_folder(champion), name=_called(version), champion_name=_called(champion),
             anchor_tables=anchor_table or [], vmaf=vmaf, notes=notes, test_sets=test_set or [],
@@ -106,6 +111,15 @@ def parse_qps(text: str) -> list[int]:
         return [int(part) for part in text.split(",") if part.strip()]
     except ValueError as error:
         raise UsageError(f"--qps '{text}': expected whole numbers with commas, as 0,21,42,63") from error
+
+
+def parse_anchors(text: str, here: bool = True) -> list[str]:
+    """ "x265-ldp,vvenc-ld" → both names. Raises UsageError for one that there is not, or not on this machine."""
+    from infra.anchors import check_anchors
+
+    names = [name for name in text.replace(" ", "").split(",") if name]
+    check_anchors(names, here)
+    return names
 
 
 def local_videos(sources: list[str]) -> list[Path]:
@@ -175,14 +189,18 @@ def _print_refusals(evaluation: Evaluation) -> None:
         console.print(f"{len(refused)} figures are refused; the report gives each reason", style="dim")
 
 
-def _models(ref: str) -> tuple[Path, ModelVersion | None, ModelVersion | None]:
+def _models(ref: str, against: str | None) -> tuple[Path, ModelVersion | None, ModelVersion | None]:
     """The model's folder; its version where it is a registered one; and the champion it must then stand against."""
     from infra.registry import CHAMPION, fetch_version, list_versions, local_model, version_of
 
     folder = local_model(ref)
     if folder is not None:
+        if against is not None:
+            raise UsageError("--against compares registered versions; evaluate the model as NAME@VERSION")
         return folder, None, None
     version = version_of(ref)
+    if against is not None:
+        return fetch_version(version), version, None if against == "none" else version_of(against)
     holders = [v for v in list_versions(version.name) if CHAMPION in v.aliases and v.version != version.version]
     return fetch_version(version), version, holders[0] if holders else None
 

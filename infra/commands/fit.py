@@ -55,6 +55,7 @@ def fit_command(
     if out.exists() and not out.is_dir():
         raise UsageError(f"--out '{out}' is a file; give a folder")
     wanted, videos = parse_qps(qps), local_videos(sources)
+    folder = resolve_model(model)
     prepare_kernels()
     with progress() as bar:
         task = bar.add_task("fit", total=None)
@@ -63,7 +64,7 @@ def fit_command(
             bar.update(task, completed=done, total=total, description=what)
 
         report = fit_videos(
-            resolve_model(model), videos, qps=wanted, frames=frames, settings=FitSettings(steps=steps), out=out,
+            folder, videos, qps=wanted, frames=frames, settings=FitSettings(steps=steps), out=out,
             workers=workers, address=address, on_progress=on_progress,
         )  # fmt: skip
     print_fit(report)

@@ -39,7 +39,7 @@ def promote_command(
     if rollback:
         if which is not None or dry_run or to != "champion":
             raise UsageError("--rollback goes back to the previous champion: give the model's name alone")
-        champion, before = roll_back(name)
+        champion, before = roll_back(name, lambda line: console.print(f"put right: {line}", markup=False))
         console.print(f"rolled back: 'champion' of {name} moved from version {before} to version {champion}",
                       markup=False, soft_wrap=True)  # fmt: skip
         write_json(json_path, {"name": name, "champion": champion, "previous": before})

@@ -147,9 +147,10 @@ def test_far_from_the_intra_frame_quality_is_held_by_a_finer_qp() -> None:
 
 
 @pytest.mark.parametrize("bits", [700.0, 6000.0])
-def test_bitrate_is_met(bits: float) -> None:
+@pytest.mark.parametrize("period", [-1, 8])
+def test_bitrate_is_met(bits: float, period: int) -> None:
     codec, frames = make_codec(), make_frames(96, 64, 48)
-    data, seen, _ = encode(codec, frames, EncodeOptions(30, bits_per_frame=bits))
+    data, seen, _ = encode(codec, frames, EncodeOptions(30, bits_per_frame=bits, intra_period=period))
     assert abs(8 * len(data) / (bits * len(frames)) - 1) < 0.05
     assert frames_digest(codec.decode(io.BytesIO(data))) == frames_digest(seen)
 

@@ -87,11 +87,12 @@ def test_one_autopilot_a_folder_and_nothing_to_do() -> None:
         fly(AutopilotSettings("birds", ()), print, once=True)
 
 
-def evaluated(scores: dict[str, float]) -> Callable[..., str]:
-    """In the place of an evaluation: these scores, against the champion of now."""
+def evaluated(scores: dict[str, float], meanwhile: Callable[[int], object] = lambda number: None) -> Callable[..., str]:
+    """In the place of an evaluation: these scores, against the champion it is told. Meanwhile somebody does that."""
 
-    def evaluate(settings: AutopilotSettings, version: ModelVersion, key: str, tell: Callable[[str], None]) -> str:
-        against = {"compared_with": str(aliases()["champion"])} if "champion" in aliases() else {}
+    def evaluate(_: object, version: ModelVersion, champion: ModelVersion | None, *rest: object) -> str:
+        meanwhile(version.version)
+        against = {"compared_with": str(champion.version)} if champion else {}
         record_scores("cams", version.version, scores, against)
         return ""
 
@@ -122,6 +123,39 @@ def test_what_was_rolled_back_stays_so(monkeypatch: pytest.MonkeyPatch) -> None:
     assert look() == {} and aliases() == {"champion": 1, "previous": 3}
 
 
+@pytest.mark.parametrize("which", ["2", "3"], ids=["the one that is evaluated", "one that waits"])
+def test_what_is_rolled_back_during_a_look_stays_so(which: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(autopilot_module, "_evaluate", evaluated(SCORES))
+    new_version(0.1)
+    assert look() == {1: "promoted"}
+    new_version(0.2)
+    new_version(0.3)
+
+    def promote_and_roll_back(number: int) -> None:
+        if number == 2:
+            record_scores("cams", int(which), SCORES, {"compared_with": "1"})
+            assert promote("cams", which, gate="gate.toml").moved
+            roll_back("cams")
+
+    monkeypatch.setattr(autopilot_module, "_evaluate", evaluated(SCORES, promote_and_roll_back))
+    said: list[str] = []
+    assert look(said) == {2: "promoted", 3: "promoted"}
+    assert aliases()["champion"] == (3 if which == "2" else 2), "the other one passed by itself"
+    assert any("has been 'champion' before and was taken back" in line for line in said) is (which == "2")
+    assert look() == {}
+
+
+def test_an_alias_that_is_put_back_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(autopilot_module, "_evaluate", evaluated(SCORES))
+    new_version(0.1)
+    new_version(0.2)
+    assert look() == {1: "promoted", 2: "promoted"}
+    set_alias("cams", "champion", 1)
+    said: list[str] = []
+    look(said)
+    assert said == ["put right: 'champion' pointed to version 1 and is back at version 2, as the journal says"]
+
+
 def interrupt(*_: object) -> None:
     raise KeyboardInterrupt
 
@@ -131,7 +165,8 @@ def test_evaluations_that_come_to_nothing_are_tried_again_at_later_looks(monkeyp
     new_version(0.1)
     assert look() == {1: "waiting: evaluation 1 of 3 came to nothing"}
     assert look() == {1: "waiting: evaluation 2 of 3 came to nothing"}
-    assert look() == {1: "failed: 3 evaluations came to nothing"}
+    why = "the last: the evaluation failed: the folder is gone"
+    assert look() == {1: f"failed: 3 evaluations came to nothing; {why}"}
     assert look() == {}
 
 
@@ -139,7 +174,7 @@ def test_a_version_that_is_deleted_meanwhile_ends_nothing(monkeypatch: pytest.Mo
     new_version(0.1)
     new_version(0.2)
 
-    def delete(settings: AutopilotSettings, version: ModelVersion, key: str, tell: Callable[[str], None]) -> str:
+    def delete(_: object, version: ModelVersion, *rest: object) -> str:
         if version.version == 1:
             connect().delete_model_version("cams", "1")
             return "the evaluation failed: no such version"

@@ -15,6 +15,7 @@ from infra import promotion_journal
 from infra.commands import models, train
 from infra.commands import promote as promote_module
 from infra.promotion import Rule, judge, load_gate, promote, roll_back
+from infra.promotion_journal import PromotionJournal
 from infra.registry import (
     ModelVersion,
     get_version,
@@ -161,6 +162,48 @@ def test_one_rule_that_fails_keeps_the_alias_where_it_is(score: str, value: floa
     assert not result.passed and not result.moved and aliases() == {"champion": 1}
 
 
+@pytest.mark.parametrize("alias", ["Latest", "V1", "2", "Champion", "previous", "Challenger", "a" * 200, "ä", ""])
+def test_an_alias_that_mlflow_or_we_keep_for_ourselves_is_refused(alias: str) -> None:
+    new_version(GOOD)
+    with pytest.raises(UsageError, match="not usable as an alias"):
+        promote("cams", alias=alias)
+    assert promote("cams").moved, "and leaves nothing behind"
+
+
+def test_an_entry_with_an_alias_that_mlflow_refuses_ends_nothing() -> None:
+    number = new_version(GOOD)
+    assert promote("cams").moved
+    journal = PromotionJournal("cams")
+    standing = journal.settle()
+    journal.claim(standing, standing.aliases | {"latest": number}, "an older Bitreel's", get_version("cams", "1"), {})
+    new_version(GOOD | {"bd_rate_vs_champion": -1.0}, {"compared_with": "1"})
+    assert promote("cams").moved and aliases() == {"champion": 2, "previous": 1}
+
+
+def test_dry_run_touches_nothing_though_an_alias_was_moved_by_hand() -> None:
+    new_version(GOOD)
+    promote("cams")
+    new_version(GOOD | {"bd_rate_vs_champion": -1.0}, {"compared_with": "1"})
+    promote("cams")
+    set_alias("cams", "champion", 1)
+    assert promote("cams", "2", dry_run=True).repaired == () and aliases()["champion"] == 1
+    said: list[str] = []
+    assert roll_back("cams", said.append) == (1, 2)
+    assert said == ["'champion' pointed to version 1 and is back at version 2, as the journal says"]
+
+
+def test_verdicts_are_those_of_the_last_gate(tmp_path: Path) -> None:
+    new_version(GOOD)
+    promote("cams")
+    gate = tmp_path / "gate.toml"
+    gate.write_text("[[rules]]\nscore = 'monotonic'\nmin = 1\n[[rules]]\nscore = 'monotonic'\nmax = 0\n")
+    assert not promote("cams", gate=gate).passed
+    tags = get_version("cams", "1").tags
+    assert {key: text for key, text in tags.items() if key.startswith("gate.")} == {
+        "gate.monotonic": "holds: 1 (at least 1); fails: 1 (at most 0)"
+    }
+
+
 def test_optional_rules_and_both_limits() -> None:
     version = ModelVersion("m", 1, "", "", 0, scores={"inside": 2.0})
     assert judge(Rule("inside", min=2, max=2), version, None).holds is True
@@ -179,6 +222,7 @@ def test_optional_rules_and_both_limits() -> None:
         ("[[rules]]\nscore = 'a'\nmax = 1\nmaximum = 1", "unknown setting maximum"),
         ("[[rules]]\nscore = 'a'\nmax = 1\nagainst = 'me'", "against can only be"),
         ("[[rules]]\nscore = 'bd rate (x)'\nmax = 1", "a score's name has letters"),
+        ("[[rules]]\nscore = 'bd_rate_worst_vs_champion'\nmax = 1", "give against = 'champion' too"),
         ("[[rules]", "not valid TOML"),
     ],
 )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import time
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -101,6 +102,16 @@ def test_a_registered_model_whose_files_changed_is_refused(tmp_path: Path) -> No
     (source / CONFIG_FILE).unlink()
     with pytest.raises(BitreelError, match=r"cams@1"):
         resolve_model("cams@1")
+
+
+def test_a_login_is_not_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    register_version("cams", checkpoint(tmp_path / "one"), start_run("made").run_id)
+    version = get_version("cams", "1")
+    for path in ("files", "api/2.0/mlflow-artifacts/artifacts/files"):
+        with pytest.raises(BitreelError, match=r"http://127\.0\.0\.1:9/") as told:
+            fetch_version(replace(version, source=f"http://jane:s3cret@127.0.0.1:9/{path}"))
+        assert "s3cret" not in str(told.value)
 
 
 @pytest.mark.parametrize("damaged", [False, True], ids=["nothing there", "a damaged copy there"])

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from codec.colour import frame_to_rgb
+from codec.errors import BitreelError
 from infra.anchors import anchor_point
 from infra.bdrate import BdRate
 from infra.evaluation_results import BdRow, Evaluation, FramePoint, Point, SequenceResult
@@ -54,6 +55,18 @@ def test_page_is_whole_and_needs_nothing_else(evaluation: Evaluation, tmp_path: 
     assert page.count("<svg") == page.count("</svg>") == 2 + 2 + 1  # mean and sequence, two metrics each; frames
     assert "cams &lt;b&gt;1&lt;/b&gt;" in page
     assert "a note for the reader" in page and "264,337" in page
+
+
+@pytest.mark.parametrize("path", ["/etc/hostname", "../secret.webp", "pictures/../../secret.webp", "results.json"])
+def test_no_other_file_gets_into_the_page(path: str, evaluation: Evaluation, tmp_path: Path) -> None:
+    (tmp_path / "in").mkdir()
+    (tmp_path / "secret.webp").write_bytes(b"a person's own")
+    (sequence,) = evaluation.sequences
+    told = dataclasses.replace(
+        evaluation, folder=tmp_path / "in", sequences=[dataclasses.replace(sequence, source_picture=path)]
+    )
+    with pytest.raises(BitreelError, match="which is none of its own"):
+        write_report(told, tmp_path / "report.html")
 
 
 def test_the_champion_is_named_and_comes_first(evaluation: Evaluation, tmp_path: Path) -> None:

@@ -81,6 +81,13 @@ def test_addresses() -> None:
         dashboard_address("head:6379")
 
 
+def test_a_login_in_the_address_is_not_told() -> None:
+    for address, error in (("http://jane:s3cret@127.0.0.1:9", BitreelError), ("tcp://jane:s3cret@h:1", UsageError)):
+        with pytest.raises(error) as told:
+            RayJobs(address)
+        assert "s3cret" not in str(told.value)
+
+
 def test_no_cluster(app: typer.Typer) -> None:
     with pytest.raises(BitreelError, match=r"can't be reached.*docs/cluster\.md"):
         app(["submit", "--address", "http://127.0.0.1:9", "--", "doctor"], standalone_mode=False)
