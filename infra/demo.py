@@ -55,15 +55,15 @@ class DemoResult:
 
     against_untrained: BD-rate of the trained model over the same codec with untrained weights. against_shipped: over
     the built-in model that it was fine-tuned from, None where it began untrained. other, other_report: the other
-    codec's built-in model on the same clips, None where it does not lie there. field_saving: percent of all bits that
-    the conditioning field saves over the same model without it.
+    codec's built-in model on the same clips, None where it does not lie there. field_gain: BD-rate of the
+    model over the same without its conditioning field.
     """
 
     ingest: IngestReport
     evaluation: Evaluation
     against_untrained: BdRate
     against_shipped: BdRate | None
-    field_saving: float
+    field_gain: BdRate
     version: int
     gate: GateResult
     report: Path
@@ -168,7 +168,7 @@ def run_demo(
         evaluation=evaluation,
         against_untrained=bd_rate_between(of_untrained, evaluation),
         against_shipped=bd_rate_between(of_shipped, evaluation) if of_shipped else None,
-        field_saving=100 * (1 - evaluation.scores["bits_total"] / without_field.scores["bits_total"]),
+        field_gain=bd_rate_between(without_field, evaluation),
         version=trained.version,
         gate=gate,
         report=report,
