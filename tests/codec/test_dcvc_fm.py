@@ -170,6 +170,14 @@ def test_wrong_quality_is_refused() -> None:
             encode(codec, frames, options)
 
 
+def test_estimate_is_what_is_paid() -> None:
+    codec, frames = make_codec(), make_frames(2, 320, 240)
+    _, _, report = encode(codec, frames, EncodeOptions(50))
+    for frame in report.frames:
+        assert frame.payload_bytes > 1000
+        assert abs(frame.payload_bytes * 8 / frame.estimated_bits - 1) < 0.01
+
+
 def test_damage_is_refused() -> None:
     codec, frames = make_codec(), make_frames(2)
     data, _, _ = encode(codec, frames, EncodeOptions(20))
