@@ -82,7 +82,7 @@ def test_no_table_at_all_is_refused(text: str | None, tmp_path: Path) -> None:
 
 def test_figures_and_report_with_an_anchor_that_has_no_frames(tmp_path: Path) -> None:
     source = moving_source(tmp_path, 64, 64, 4)
-    write_picture(tmp_path / "source.webp", next(source.frames()), source.format)
+    write_picture(tmp_path / "pictures" / "source.webp", next(source.frames()), source.format)
     coded = [anchor_point(source, "x265-medium", qp, tmp_path / "cache")[0] for qp in (42, 37, 32, 27, 22)]
     details = {
         "exact": True, "estimate_error_percent": None, "container_bytes_per_frame": 8, "header_bytes": 60,
@@ -96,7 +96,7 @@ def test_figures_and_report_with_an_anchor_that_has_no_frames(tmp_path: Path) ->
         point(p.qp, p.bpp / 2, p.psnr_y, ave_all_frame_psnr_u=p.psnr_u, ave_all_frame_psnr_v=p.psnr_v) for p in coded
     ]
     anchor = load_published(table(tmp_path / "published.json", made))
-    sequence = SequenceResult(source, ours, {anchor.name: list(anchor.find(source).points)}, "source.webp", 2)
+    sequence = SequenceResult(source, ours, {anchor.name: list(anchor.find(source).points)}, "pictures/source.webp", 2)
     rows = bd_table([sequence])
     main = {(r.metric, r.range): r.result.percent for r in rows if r.aggregation == MEAN_OF_SEQUENCES}
     assert main["psnr_yuv", "all"] == pytest.approx(100.0, abs=0.1)
