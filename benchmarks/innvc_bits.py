@@ -1,4 +1,4 @@
-"""Where the bits of an InnVC stream go: coefficients channel by channel, field, vectors; for `innvc_figures`.
+"""Where the bits of an InnVC stream go: coefficients channel by channel, vectors, field, gains; for `innvc_figures`.
 
 The decoder is watched while it decodes the file, so what is counted is what was sent, not what the encoder tried.
 """
@@ -9,7 +9,7 @@ import dataclasses
 import hashlib
 import json
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +17,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from codec.atomic_files import write_json_atomically
@@ -27,16 +26,24 @@ from codec.entropy_coding import SymbolDecoder
 from codec.inter.symbol_mixing import Half
 
 CARRYING = 0.99  # of the coefficients' bits
+# Part of a payload → what the decoder takes it with, in `codec.innvc.decoder`.
+PAYLOAD_PARTS = {
+    "vectors": "receive_motion",
+    "field": "receive_field",
+    "gains": "receive_gains",
+    "filter": "receive_filter_changes",
+    "intra": "decode_intra",
+}
 
 
 @dataclass
 class Bits:
-    """Bits of some frames. channels: of inter coefficients, by place in order of importance. other: what is left of the
-    payload: vectors in P frames, nearly all of it in intra frames."""
+    """Bits of some frames. channels: of inter coefficients, by place in order of importance. parts: by name, of
+    `PAYLOAD_PARTS`. other: what is left: the post filter's switches, and the last bits that round up to bytes."""
 
     frames: int = 0
     payload: float = 0.0
-    field: float = 0.0
+    parts: dict[str, float] = dataclasses.field(default_factory=dict)
     channels: dict[int, float] = dataclasses.field(default_factory=dict)
 
     @property
@@ -45,14 +52,14 @@ class Bits:
 
     @property
     def other(self) -> float:
-        return self.payload - self.field - self.coefficients
+        return self.payload - sum(self.parts.values()) - self.coefficients
 
     def add(self, more: Bits) -> None:
         self.frames += more.frames
         self.payload += more.payload
-        self.field += more.field
-        for channel, bits in more.channels.items():
-            self.channels[channel] = self.channels.get(channel, 0.0) + bits
+        for mine, others in ((self.parts, more.parts), (self.channels, more.channels)):
+            for name, bits in others.items():
+                mine[name] = mine.get(name, 0.0) + bits  # type: ignore[index, attr-defined]
 
     def carrying_channels(self, share: float = CARRYING) -> int:
         """The fewest channels that together have `share` of the coefficients' bits."""
@@ -60,7 +67,7 @@ class Bits:
         return int(np.searchsorted(np.cumsum(ordered), share * ordered.sum() - 1e-9)) + 1 if ordered.sum() else 0
 
     def to_json(self) -> dict[str, Any]:
-        return {"frames": self.frames, "payload": self.payload, "field": self.field, "channels": self.channels}
+        return {"frames": self.frames, "payload": self.payload, "parts": self.parts, "channels": self.channels}
 
     @staticmethod
     def from_json(data: dict[str, Any]) -> Bits:
@@ -72,7 +79,7 @@ def stream_bits(model: str, stream: Path, kept: Path, frames: int | None = None)
 
     kept: a JSON file that the answer is found in again. Raises as decoding does.
     """
-    key = hashlib.sha256(stream.read_bytes() + str(frames).encode()).hexdigest()
+    key = hashlib.sha256(stream.read_bytes() + f"{frames} {PAYLOAD_PARTS}".encode()).hexdigest()
     if kept.is_file() and (stored := json.loads(kept.read_text()))["key"] == key:
         return {kind: Bits.from_json(bits) for kind, bits in stored["bits"].items()}
     from codec.api import load_codec
@@ -88,20 +95,20 @@ def stream_bits(model: str, stream: Path, kept: Path, frames: int | None = None)
         for kind, payload in packets[:frames]:
             watched.clear()
             next(decoded)
-            found["I" if kind == "I" else "P"].add(Bits(1, payload, watched.field, watched.channels))
+            found["I" if kind == "I" else "P"].add(Bits(1, payload, watched.parts, watched.channels))
     kept.parent.mkdir(parents=True, exist_ok=True)
     write_json_atomically(kept, {"key": key, "bits": {kind: bits.to_json() for kind, bits in found.items()}})
     return found
 
 
 class _Watched:
-    """What the decoder has taken since `clear`: symbols of inter coefficients by channel, and the field's."""
+    """What the decoder has taken since `clear`: inter coefficients' symbols by channel, and `PAYLOAD_PARTS`."""
 
     def __init__(self) -> None:
         self.clear()
 
     def clear(self) -> None:
-        self.field = 0.0
+        self.parts: dict[str, float] = {}
         self.channels: dict[int, float] = {}
 
 
@@ -114,10 +121,11 @@ def _left(coder: SymbolDecoder) -> float:
 @contextmanager
 def _watching() -> Iterator[_Watched]:
     """Have the decoder of this process tell what it takes."""
+    from codec.innvc import decoder
     from codec.inter.symbol_mixing import SymbolMixing
 
     watched = _Watched()
-    symbols, decode, decode_uniform = SymbolMixing.decode, SymbolDecoder.decode, SymbolDecoder.decode_uniform
+    symbols, before_watching = SymbolMixing.decode, {name: getattr(decoder, name) for name in PAYLOAD_PARTS.values()}
 
     def watched_symbols(self: SymbolMixing, coder: SymbolDecoder, half: Half, tables: Tables) -> Tensor:
         # Symbols come channel by channel, so that one channel at a time is the same code.
@@ -134,20 +142,22 @@ def _watching() -> Iterator[_Watched]:
             watched.channels[part.start] = watched.channels.get(part.start, 0.0) + taken
         return torch.cat(found)
 
-    def watched_decode(self: SymbolDecoder, numbers: NDArray[np.int64], tables: Tables) -> NDArray[np.int32]:
-        before = _left(self)
-        found = decode(self, numbers, tables)
-        watched.field += before - _left(self)
-        return found
+    def watching(part: str, receive: Callable[..., Any]) -> Callable[..., Any]:
+        def run(*given: Any) -> Any:
+            coder = next(one for one in given if isinstance(one, SymbolDecoder))
+            before = _left(coder)
+            found = receive(*given)
+            watched.parts[part] = watched.parts.get(part, 0.0) + before - _left(coder)
+            return found
 
-    def watched_uniform(self: SymbolDecoder, size: int) -> int:
-        watched.field += float(np.log2(size))
-        return decode_uniform(self, size)
+        return run
 
     SymbolMixing.decode = watched_symbols  # type: ignore[method-assign]
-    SymbolDecoder.decode, SymbolDecoder.decode_uniform = watched_decode, watched_uniform  # type: ignore[method-assign]
+    for part, name in PAYLOAD_PARTS.items():
+        setattr(decoder, name, watching(part, before_watching[name]))
     try:
         yield watched
     finally:
         SymbolMixing.decode = symbols  # type: ignore[method-assign]
-        SymbolDecoder.decode, SymbolDecoder.decode_uniform = decode, decode_uniform  # type: ignore[method-assign]
+        for name, receive in before_watching.items():
+            setattr(decoder, name, receive)

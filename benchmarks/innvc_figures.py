@@ -25,11 +25,12 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.innvc_bits import Bits, stream_bits
+from benchmarks.innvc_bits import PAYLOAD_PARTS, Bits, stream_bits
 from benchmarks.innvc_tables import print_figures
 from benchmarks.lossless_peers import PEERS, peer_bytes
 from codec.atomic_files import write_json_atomically
 from codec.errors import BitreelError, UsageError
+from codec.inter.layout import GROUP_SIZES, GROUP_STARTS
 from codec.inter.quantization import LOSSLESS_QP
 from infra.bdrate import MIN_OVERLAP, MIN_POINTS, PSNR_RANGES
 from infra.evaluation import DEFAULT_CACHE, evaluate_model
@@ -146,18 +147,24 @@ def _bits_at(qp: int, evaluation: Evaluation, answers: dict[str, dict[str, Bits]
         "psnr_yuv": statistics.fmean(p.psnr_yuv for p in points.values()),
         "channels_99": {kind: bits.carrying_channels() for kind, bits in (*total.items(), ("all", both))},
         "channels_99_by_clip": {n: {k: b.carrying_channels() for k, b in a.items()} for n, a in answers.items()},
-        "share_of_payload": {
-            "coefficients": both.coefficients / both.payload,
-            "vectors": total["P"].other / both.payload,
-            "field": both.field / both.payload,
-        },
-        "vectors_share_of_p_frames": total["P"].other / total["P"].payload if total["P"].payload else None,
+        "share_of_payload": _shares(both),
+        "share_of_p_frames": _shares(total["P"]),
         "field_share_of_files": sum(p.details["field_bytes"] for p in points.values())
         / sum(p.bytes for p in points.values()),
         "intra_share_of_frame_bytes": sum(intra) / (sum(intra) + sum(inter)),
         "intra_to_p_frame": statistics.geometric_mean(ratios) if ratios else None,
         "bits": {kind: bits.to_json() for kind, bits in total.items()},
     }
+
+
+def _shares(bits: Bits) -> dict[str, float]:
+    """Of the payload: coefficients as a whole and by group of channels, the parts by name, and what is left."""
+    found = {"coefficients": bits.coefficients, **{part: bits.parts.get(part, 0.0) for part in PAYLOAD_PARTS}}
+    for start, size in zip(GROUP_STARTS, GROUP_SIZES, strict=True):
+        group = range(start, start + size)
+        found[f"channels {start}-{start + size - 1}"] = sum(bits.channels.get(channel, 0.0) for channel in group)
+    found["other"] = bits.other
+    return {name: share / bits.payload if bits.payload else 0.0 for name, share in found.items()}
 
 
 def _frame_bytes(point: Point, intra: bool) -> float:

@@ -55,11 +55,12 @@ def _print_lossless(clips: list[dict[str, Any]]) -> None:
 
 
 def _print_bits(rows: list[dict[str, Any]]) -> None:
-    print("\nWhere the bits go (percent of payload; channels that carry 99 % of the coefficients' bits)")
-    print(f"{'QP':>3} {'dB':>6}  99 %: I   P  coefficients vectors  field  I frames' share  I/P")
+    print("\nWhere the bits go: percent of P frames' payload; of all frames' bytes what intra frames take")
+    names = [name for name in (rows[0]["share_of_p_frames"] if rows else ()) if name not in ("intra", "coefficients")]
+    heads = "".join(f"{name.removeprefix('channels '):>9}" for name in names)
+    print(f"{'QP':>3} {'dB':>6} {'99 % in':>8}{heads}{'intra':>8} {'I/P':>5}")
     for row in rows:
-        share, channels = row["share_of_payload"], row["channels_99"]
         ratio = "-" if row["intra_to_p_frame"] is None else f"{row['intra_to_p_frame']:.1f}"
-        first = f"{row['qp']:3} {row['psnr_yuv']:6.2f} {channels['I']:8} {channels['P']:3}"
-        shares = f"{100 * share['coefficients']:13.1f} {100 * share['vectors']:7.1f} {100 * share['field']:6.2f}"
-        print(f"{first} {shares} {100 * row['intra_share_of_frame_bytes']:16.1f} {ratio:>4}")
+        shares = "".join(f"{100 * row['share_of_p_frames'][name]:9.2f}" for name in names)
+        first = f"{row['qp']:3} {row['psnr_yuv']:6.2f} {row['channels_99']['P']:8}"
+        print(f"{first}{shares}{100 * row['intra_share_of_frame_bytes']:8.1f} {ratio:>5}")

@@ -60,6 +60,7 @@ class TrainingConditions:
         loss as a whole).
     cascaded: gradients go from a frame to those before it; else each frame answers for itself alone.
     recompute: a frame's networks run once more in the backward pass, rather than being kept until then.
+    motion_only: nothing is coded: motion estimation alone, on frames moved by a flow that is known.
     """
 
     mask_fraction: float = 1.0
@@ -67,6 +68,7 @@ class TrainingConditions:
     picture_gradients: bool = False
     cascaded: bool = True
     recompute: bool = False
+    motion_only: bool = False
 
 
 @dataclass(frozen=True)
@@ -84,6 +86,8 @@ class TrainingOutput:
     field_bits: (B,) estimated bits of the conditioning field or other per-segment side information.
     sse: (B, T) squared error in 8-bit units, planes weighted so that sse / (H·W) is the MSE behind PSNR-YUV 6:1:1.
     luma, chroma: reconstruction, (B, T, 1, H, W) and (B, T, 2, H/2, W/2), float, 0..255, detached.
+    motion_error: (B,) how far the motion found is from the true one, in luma pixels, differentiable; where
+        `TrainingConditions.motion_only` asked for it.
     """
 
     bits: Tensor
@@ -91,6 +95,7 @@ class TrainingOutput:
     sse: Tensor
     luma: Tensor
     chroma: Tensor
+    motion_error: Tensor | None = None
 
 
 class Codec(nn.Module, ABC):
@@ -104,8 +109,10 @@ class Codec(nn.Module, ABC):
     # checksums of frames then bind under the encoder's own settings alone, and are not asked for.
     exact_frames: ClassVar[bool] = True
     # The `TrainingConditions` it follows of those that not every codec knows: mask_fraction, field_dropout,
-    # picture_gradients. A recipe that asks for another is refused.
+    # picture_gradients, motion_only. A recipe that asks for another is refused.
     training_conditions: ClassVar[frozenset[str]] = frozenset()
+    # What the names of its motion network's parameters begin with, where it has one that `motion_only` trains.
+    motion_network: ClassVar[str] = ""
     # How long a training clip must be for anything in it to have a gradient.
     least_clip_frames: ClassVar[int] = 1
     # Names of modules that may compute in bfloat16 in training: those of which nothing has to be exact.

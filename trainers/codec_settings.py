@@ -29,6 +29,12 @@ def check_settings(recipe: Recipe, codec: Codec) -> None:
                 )
 
 
+def trains(phase: Phase, codec: Codec, name: str) -> bool:
+    """Whether the phase moves the parameter of that name."""
+    asked = phase.loss != "motion" or name.startswith(codec.motion_network)
+    return asked and not name.startswith(phase.frozen)
+
+
 def _asked_for(phase: Phase) -> Iterator[tuple[str, str]]:
     """Settings that some codecs know alone, where they are not at rest, and the condition that each turns into."""
     if phase.mask_fraction != (1.0, 1.0):
@@ -37,6 +43,8 @@ def _asked_for(phase: Phase) -> Iterator[tuple[str, str]]:
         yield "field_dropout", "field_dropout"
     if phase.loss == "pictures":
         yield "loss = 'pictures'", "picture_gradients"
+    if phase.loss == "motion":
+        yield "loss = 'motion'", "motion_only"
 
 
 def _check_frozen(codec: Codec, phase: Phase) -> None:
@@ -44,5 +52,5 @@ def _check_frozen(codec: Codec, phase: Phase) -> None:
     idle = [prefix for prefix in phase.frozen if not any(name.startswith(prefix) for name in names)]
     if idle:
         raise UsageError(f"phase '{phase.name}': frozen: no parameter's name starts with {', '.join(idle)}")
-    if all(name.startswith(phase.frozen) for name in names):
+    if not any(trains(phase, codec, name) for name in names):
         raise UsageError(f"phase '{phase.name}': frozen: nothing is left to train")

@@ -20,10 +20,10 @@ from codec.errors import BitreelError, UsageError
 from trainers.adamw import AdamW
 from trainers.averages import WeightAverage, Window
 from trainers.checkpoint import Snapshot, TrainingState, copied, optimizer_tensors, restore_optimizer
-from trainers.codec_settings import check_settings
+from trainers.codec_settings import check_settings, trains
 from trainers.objective import METRICS
 from trainers.qp_histogram import qp_shares
-from trainers.recipe import Recipe
+from trainers.recipe import Phase, Recipe
 from trainers.schedule import StepConditions, conditions_at, last_log
 from trainers.shares import draw_step, share_of
 from trainers.step_passes import Passes, computing_as
@@ -136,7 +136,7 @@ def _steps(
         now = conditions_at(recipe, step)
         if now.phase_index != phase_index:
             phase_index = now.phase_index
-            _freeze(codec, now.phase.frozen)
+            _freeze(codec, now.phase)
         asked = time.perf_counter()
         clips = batches.batch(step)
         waited = time.perf_counter() - asked
@@ -189,7 +189,7 @@ def _steps(
                 )
             if request == Request.STOP:
                 break
-    _freeze(codec, ())
+    _freeze(codec, None)
     if average is not None:
         codec.load_state_dict(codec.state_dict() | average.weights)
     return figures
@@ -221,9 +221,9 @@ def _standing(now: StepConditions, skipped: int, world: int) -> dict[str, float]
     }
 
 
-def _freeze(codec: Codec, prefixes: tuple[str, ...]) -> None:
+def _freeze(codec: Codec, phase: Phase | None) -> None:
     for name, parameter in codec.named_parameters():
-        parameter.requires_grad_(not name.startswith(prefixes))
+        parameter.requires_grad_(phase is None or trains(phase, codec, name))
 
 
 def _pictures(clips: Clips, rec_luma: Tensor, rec_chroma: Tensor, qp: int) -> Pictures:

@@ -17,7 +17,7 @@ from trainers.recipe_checks import Check, fill_dataclass, numbers, one_of, text,
 LAMBDA_LOWEST = 7.5 / 128**2  # bits per squared 8-bit error at QP 0; QP 63 is 128² times as strict
 LAMBDA_HIGHEST = 7.5
 CURVES = ("cosine", "linear")
-LOSSES = ("cascaded", "pictures", "per-frame")
+LOSSES = ("cascaded", "pictures", "per-frame", "motion")
 PRECISIONS = ("float32", "bf16")
 KEEP_BEST = ("validation", "loss")
 
@@ -38,7 +38,8 @@ class Phase:
     frozen: parameters whose names start with one of these do not move.
     grad_clip: largest gradient norm; steeper gradients are scaled down to it.
     loss: "cascaded" carries gradients from a frame to those before it, "pictures" also through decoded frames
-        (dcvc-fm), "per-frame" neither.
+        (dcvc-fm), "per-frame" neither. "motion" (dcvc-fm-base) codes nothing: it trains the motion network alone, on
+        frames moved by a known flow, by its end-point error in pixels.
     """
 
     name: str

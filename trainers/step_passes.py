@@ -48,6 +48,7 @@ class Passes:
             cascaded=phase.loss != "per-frame",
             picture_gradients=phase.loss == "pictures",
             recompute=self.recipe.recompute,
+            motion_only=phase.loss == "motion",
         )
         metrics = torch.zeros(len(METRICS), dtype=torch.float64, device=self.device)
         shown: tuple[Tensor, Tensor] | None = None
@@ -60,7 +61,10 @@ class Passes:
             with draws_from(draws.clip_seeds[places], draws.step_seed):
                 output: TrainingOutput = self.codec(*clips, qp, conditions)
             pixels, segment = luma.shape[-2] * luma.shape[-1], self.recipe.segment_frames
-            loss = rate_distortion(output, lambdas, weights, pixels, segment)
+            if output.motion_error is None:
+                loss = rate_distortion(output, lambdas, weights, pixels, segment)
+            else:
+                loss = output.motion_error.mean()
             counts = len(qp) / self.recipe.batch_size
             (loss * counts).backward()
             metrics += step_metrics(loss, output, pixels, segment) * counts

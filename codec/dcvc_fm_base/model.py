@@ -15,6 +15,7 @@ from codec.dcvc_fm_base.decoder import decode_frames
 from codec.dcvc_fm_base.encoder import encode_frames
 from codec.dcvc_fm_base.inter_model import InterModel
 from codec.dcvc_fm_base.intra_model import IntraModel
+from codec.dcvc_fm_base.motion_pass import motion_pass
 from codec.dcvc_fm_base.training_pass import training_pass
 from codec.distributions import ScaleTables
 from codec.frames import Frame, VideoFormat
@@ -36,6 +37,8 @@ class DCVCFMBase(Codec):
     )  # fmt: skip
     config: DCVCFMBaseConfig
     exact_frames: ClassVar[bool] = False
+    training_conditions = frozenset(("motion_only",))
+    motion_network: ClassVar[str] = "inter.estimation."
 
     def __init__(self, config: DCVCFMBaseConfig) -> None:
         config.check()
@@ -50,6 +53,8 @@ class DCVCFMBase(Codec):
         return 1
 
     def forward(self, luma: Tensor, chroma: Tensor, qp: Tensor, conditions: TrainingConditions) -> TrainingOutput:
+        if conditions.motion_only:
+            return motion_pass(self, luma, chroma)
         return training_pass(self, luma, chroma, qp, conditions)
 
     def encode_frames(self, frames: Iterable[Frame], fmt: VideoFormat, options: EncodeOptions) -> Iterator[CodedFrame]:

@@ -35,15 +35,21 @@ class MotionEstimation(nn.Module):
 
     def forward(self, frame: Tensor, before: Tensor) -> Tensor:
         """Frames (B, 3, H, W) in [0, 1]; sizes are multiples of 2^(scales - 1)."""
+        return self.flows(frame, before)[-1]
+
+    def flows(self, frame: Tensor, before: Tensor) -> list[Tensor]:
+        """The flow at each scale in that scale's pixels, from the coarsest to the frame's own."""
         pyramid = [(frame, before)]
         for _ in range(len(self.scales) - 1):
             pyramid.append((F.avg_pool2d(pyramid[-1][0], 2), F.avg_pool2d(pyramid[-1][1], 2)))
         coarsest = pyramid[-1][0]
         flow = coarsest.new_zeros(len(frame), 2, coarsest.shape[2] // 2, coarsest.shape[3] // 2)
+        found: list[Tensor] = []
         for step, (now, earlier) in zip(self.scales, reversed(pyramid), strict=True):
             flow = resized_flow(flow, now.shape[2:])
             flow = flow + step(torch.cat([now, warp(earlier, flow), flow], dim=1))
-        return flow
+            found.append(flow)
+        return found
 
 
 class _FlowStep(nn.Sequential):
@@ -55,6 +61,10 @@ class _FlowStep(nn.Sequential):
         for inputs, outputs in pairwise(widths):
             layers += [nn.Conv2d(inputs, outputs, 7, padding=3), nn.ReLU()]
         super().__init__(*layers[:-1])
+        for layer in layers:
+            if isinstance(layer, nn.Conv2d):  # PyTorch's own start fades by half a layer, and so do gradients
+                nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")
+                nn.init.zeros_(layer.bias)  # type: ignore[arg-type]
         nn.init.normal_(layers[-2].weight, std=1e-3)  # type: ignore[arg-type]
 
 

@@ -74,6 +74,7 @@ def test_what_one_codec_follows_changes_its_training(family: str, phase: dict[st
     ("family", "phase", "says"),
     [
         ("innvc", {"loss": "pictures"}, "phase 'only': loss = 'pictures' means nothing to codec 'innvc'"),
+        ("dcvc-fm", {"loss": "motion"}, "phase 'only': loss = 'motion' means nothing to codec 'dcvc-fm'"),
         ("dcvc-fm", {"mask_fraction": [1.0, 0.5]}, "phase 'only': mask_fraction means nothing to codec 'dcvc-fm'"),
         ("dcvc-fm", {"field_dropout": 0.1}, "phase 'only': field_dropout means nothing to codec 'dcvc-fm'"),
         ("dcvc-fm", {"clip_frames": 1}, "phase 'only': clip_frames must be 2 or more for codec 'dcvc-fm'"),

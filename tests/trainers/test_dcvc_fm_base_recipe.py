@@ -20,13 +20,15 @@ def test_recipe_goes_through_its_phases() -> None:
     recipe = recipe_from_dict(plain)
     codec, recorder = fresh_codec(recipe), Recorder()
     first = {name: p.detach().clone() for name, p in codec.named_parameters()}
-    intra_phases = [i for i, phase in enumerate(recipe.phases) if phase.clip_frames == 1]
-    recorder.stop_after = len(intra_phases)
+    single = [phase.loss for phase in recipe.phases if phase.clip_frames == 1]
+    assert single == ["cascaded", "cascaded", "motion"]
+    recorder.stop_after = len(single)
     train(codec, recipe, MadeUpBatches(recipe), recorder)
     moved = {name for name, p in codec.named_parameters() if not torch.equal(p, first[name])}
-    assert moved and all(name.startswith("intra.") for name in moved)
-    assert [figures["skipped_steps"] for figures in recorder.logs.values()] == [0] * len(intra_phases)
+    of_motion = {name for name in moved if name.startswith("inter.estimation.")}
+    assert of_motion and moved > of_motion and all(name.startswith("intra.") for name in moved - of_motion)
     recorder = Recorder()
     train(codec, recipe, MadeUpBatches(recipe), recorder)
     assert len(recorder.logs) == len(recipe.phases)
-    assert all(figures["skipped_steps"] == 0 and figures["bpp"] > 0 for figures in recorder.logs.values())
+    for figures, phase in zip(recorder.logs.values(), recipe.phases, strict=True):
+        assert figures["skipped_steps"] == 0 and (figures["bpp"] == 0) == (phase.loss == "motion")
