@@ -222,7 +222,7 @@ class VideoSource:
             got = len(batch)
             yield batch
             count += got
-        promised = self._promised_frames()
+        promised = self.promised_frames
         if promised - count > max(_TOLERATED_FRAMES, _TOLERATED_SHARE * promised):
             raise VideoError(f"{self.path}: truncated: {count} frames of about {promised}")
         varies = longest - shortest > max(2, shortest // 50)  # one tick of rounding is allowed for
@@ -257,7 +257,8 @@ class VideoSource:
                 return
             many = min(_MOST_AHEAD, 1 + _BYTES_AHEAD * 2 // (3 * size))
 
-    def _promised_frames(self) -> int:
+    @property
+    def promised_frames(self) -> int:
         """Frames that the container's head speaks of; 0 where it says nothing."""
         stream = self._stream
         if stream.frames:

@@ -24,9 +24,13 @@ class Y4MSource:
     format: size, frame rate and range as stated; the matrix, which Y4M does not carry, by size as for other videos.
     notes: what was assumed.
 
+    promised_frames: 0: a stream does not say how many come.
+
     Raises VideoError where this is no Y4M stream of 8-bit 4:2:0 or has no frames; while iterating, where it is damaged
     or ends within a frame. The first frame is read before this returns.
     """
+
+    promised_frames = 0
 
     def __init__(self, stream: BinaryIO, name: str = "standard input") -> None:
         self._stream, self._name = stream, name

@@ -76,7 +76,7 @@ def encode_command(
     with _open_sink(out) as sink, _open_source(video, parse_size(size), pix_fmt) as source, progress() as bar:
         prepare_kernels()
         fmt = source.format
-        task = bar.add_task("encode", total=frames)
+        task = bar.add_task("encode", total=_known_frames(source.promised_frames, frames))
         options = EncodeOptions(
             qp=_FIRST_QP if qp is None else qp,
             intra_period=intra_period,
@@ -108,6 +108,11 @@ def encode_command(
         "model_hash": codec.model_hash().hex(),
     }  # fmt: skip
     write_json(json_path, figures)
+
+
+def _known_frames(promised: int, limit: int | None) -> int | None:
+    """How many frames come, by what the container says (0: nothing) and the user's limit; None where neither tells."""
+    return min([count for count in (promised or None, limit) if count], default=None)
 
 
 def parse_bitrate(text: str | None) -> float | None:
