@@ -54,8 +54,8 @@ def motion_recipe(steps: int, changes: list[str]) -> Recipe:
     """The recipe's motion phase alone, `steps` long. Learning rate and warm-up are for a short run."""
     whole = load_recipe("dcvc-fm-base")
     phase = next(p for p in whole.phases if p.loss == "motion")
-    phase = replace(phase, steps=steps, warmup_steps=min(20, steps), learning_rate=(5e-4, 2e-5), crop=128)
-    short = load_recipe("dcvc-fm-base", ["batch_size=8", "log_every=20", "checkpoint_every=20", *changes])
+    phase = replace(phase, steps=steps, warmup_steps=min(20, steps), learning_rate=(1e-3, 2e-5), crop=64)
+    short = load_recipe("dcvc-fm-base", ["batch_size=4", "log_every=100", "checkpoint_every=100", *changes])
     return replace(short, phases=(phase,), pictures_every=short.log_every * 10**6, weight_decay=0.0)
 
 
@@ -99,7 +99,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("store", type=Path)
     parser.add_argument("--clips", type=Path, required=True)
-    parser.add_argument("--steps", type=int, default=400)
+    parser.add_argument("--steps", type=int, default=2000)
     parser.add_argument("--set", dest="changes", action="append", default=[], metavar="KEY=VALUE")
     parser.add_argument("--json", type=Path)
     arguments = parser.parse_args()

@@ -145,11 +145,11 @@ def run_sweep(
         finally:
             settle_runs(folder / TRIALS)  # those whose driver was cut off
         done = {t.number: trial_result(folder / TRIALS / t.key) for t in trials}
+        for number in (number for number, result in done.items() if result is None):
+            failed.setdefault(number, "trained, but its validation failed")
         first = done[trials[0].number]
         if first is None:
-            raise BitreelError(
-                f"trial 1, which the others are measured against, failed: {failed.get(1, 'no validation')}"
-            )
+            raise BitreelError(f"trial 1, which the others are measured against, failed: {failed[trials[0].number]}")
         ranked_by, ranking = ranked(trials[0].recipe, {t.number: (t.settings, done[t.number]) for t in trials})
         sweep = Sweep(name, parent.run_id, ranked_by, ranking, failed)
         _show(sweep, folder, trials, tracker)

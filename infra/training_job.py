@@ -16,7 +16,7 @@ from infra.run_lifetime import followed_run, settle_runs
 from infra.stop_signals import stops_held_back
 from infra.tracking import RUNS_FOLDER, TrackedRun, find_training_run, noted_run, start_training_run
 from trainers.phase_batches import PhaseBatches
-from trainers.ray_train import train_on_ray
+from trainers.ray_train import RUN_FILE, prepare_run, train_on_ray
 from trainers.ray_workers import Workers
 from trainers.recipe import Recipe
 from trainers.starting_codec import starting_codec
@@ -74,13 +74,14 @@ def run_training(
     if init_from is not None:
         start, label = _starting_model(init_from)
         origin = {"init_from": label, "init_from_hash": stated_hash(start)}
-    starting_codec(recipe, start)  # raises where settings don't fit: better before a run is on record
+    codec = starting_codec(recipe, start)  # raises where settings don't fit: better before a run is on record
     try:
         with ExitStack() as stack:
             with stops_held_back():  # a run that MLflow has is followed, or it would stay RUNNING for ever
                 if run is None:
                     run = start_training_run(recipe, name, {"store": store.resolve()} | origin, storage / name)
                 tracker = stack.enter_context(followed_run(run))
+                prepare_run(storage / name, recipe, store, codec if start else None)
             if on_start is not None:
                 on_start(name)
             result = train_on_ray(
@@ -119,6 +120,8 @@ def _find(resume: str, storage: Path) -> tuple[TrackedRun, str]:
     for folder in (storage / resume, *sorted(storage.glob("*"))):
         run = noted_run(folder)
         if run is not None and resume in (folder.name, run.run_id):
+            if not (folder / RUN_FILE).is_file():
+                raise UsageError(f"--resume {resume}: it was stopped before it began; give its first command again")
             return run, folder.name
     if find_training_run(resume) is not None:
         raise UsageError(

@@ -90,13 +90,13 @@ def train_on_ray(
     if address is None and not ray.is_initialized():
         # One process less to start: nobody gives notice before taking this machine away.
         os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")
-    with ray_session(address), _stopping_on_sigterm(folder, on_stop) as stopped:
+    with _stopping_on_sigterm(folder, on_stop) as stopped, ray_session(address):
         resources = choose_resources(workers, recipe.batch_size, beside)
         check_resumable(recipe, None, resources.most)
         PhaseBatches(store, recipe, 0, resources.least)
         check_held_out(store, recipe)
         start = starting_codec(recipe, init_from)
-        kept = _prepare_run(folder, recipe, store, start if init_from else None)
+        kept = prepare_run(folder, recipe, store, start if init_from else None)
         pin_clips(folder, store, on_event)
         with (
             _watching(folder, on_progress, on_event),
@@ -107,9 +107,13 @@ def train_on_ray(
         return _result(folder, recipe, tracking.run_id if tracking else "")
 
 
-def _prepare_run(folder: Path, recipe: Recipe, store: Path, start: Codec | None) -> Path | None:
+def prepare_run(folder: Path, recipe: Recipe, store: Path, start: Codec | None) -> Path | None:
     """Note what the run is and keep the weights it starts from, or check that it is the one that stopped here, which
-    `start` need not be given for again. Gives the folder of those weights, None for fresh ones."""
+    `start` need not be given for again. Gives the folder of those weights, None for fresh ones.
+
+    `train_on_ray` does it; whoever tells people of the run before that does it first, or a run that is stopped in
+    between would go on from other weights. Raises UsageError where another run of that name is there.
+    """
     run_file = folder / RUN_FILE
     facts: dict[str, Any] = {
         "recipe": recipe.to_dict(),
@@ -130,7 +134,7 @@ def _prepare_run(folder: Path, recipe: Recipe, store: Path, start: Codec | None)
     folder.mkdir(parents=True, exist_ok=True)
     (folder / FAILURE_FILE).unlink(missing_ok=True)
     withdraw(folder)
-    if start is not None:
+    if start is not None and not run_file.is_file():
         save_codec(start, folder / START_FOLDER)
     write_json_atomically(run_file, facts)
     return folder / START_FOLDER if facts["init_from"] else None

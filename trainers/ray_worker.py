@@ -8,7 +8,7 @@ failure.json      what a person must mend              every rank
 
 from __future__ import annotations
 
-from contextlib import closing
+from contextlib import closing, suppress
 from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
@@ -97,7 +97,10 @@ def run_worker(config: dict[str, Any]) -> None:
     except MachineLeaving:
         raise
     except BitreelError as error:
-        write_json_atomically(folder / FAILURE_FILE, {"message": str(error), "usage": isinstance(error, UsageError)})
+        with suppress(OSError):  # on a full disk; then it is tried again, and told as what it is
+            write_json_atomically(
+                folder / FAILURE_FILE, {"message": str(error), "usage": isinstance(error, UsageError)}
+            )
         raise
     finally:
         if tracker is not None:

@@ -55,7 +55,8 @@ def choose_resources(workers: Workers, batch_size: int | None = None, beside: in
     _check(workers)
     total = ray.cluster_resources()
     gpus = int(total.get("GPU", 0))
-    per_node = [int(node["Resources"].get("CPU", 0)) for node in ray.nodes() if node["Alive"]]
+    # A head often has no CPUs to give: nothing is to be placed there.
+    per_node = [cpus for node in ray.nodes() if node["Alive"] and (cpus := int(node["Resources"].get("CPU", 0)))]
     if isinstance(workers, tuple):
         least, most = workers
         most = max(least, min(most, batch_size or most))

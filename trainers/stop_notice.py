@@ -20,7 +20,8 @@ from codec.atomic_files import write_json_atomically
 from codec.errors import BitreelError
 from trainers.step_requests import Request
 
-REQUEST_FILE = "request.json"
+# A file each: who asks for a checkpoint must not take back that another asked for the end.
+REQUEST_FILES = {Request.CHECKPOINT: "checkpoint-request.json", Request.STOP: "stop-request.json"}
 _LOOK_EVERY = 0.25  # seconds; on a file system that many machines share each look costs something
 _terminated = threading.Event()
 
@@ -46,12 +47,13 @@ def heed_sigterm() -> None:
 
 def ask(folder: Path, request: Request) -> None:
     """Put a request to the training in `folder`."""
-    write_json_atomically(folder / REQUEST_FILE, {"request": int(request), "id": secrets.token_hex(8)})
+    write_json_atomically(folder / REQUEST_FILES[request], {"id": secrets.token_hex(8)})
 
 
 def withdraw(folder: Path) -> None:
     """Take back what was asked."""
-    (folder / REQUEST_FILE).unlink(missing_ok=True)
+    for name in REQUEST_FILES.values():
+        (folder / name).unlink(missing_ok=True)
 
 
 class Notices:
@@ -59,7 +61,7 @@ class Notices:
 
     def __init__(self, folder: Path, rank: int) -> None:
         self.folder, self.rank = folder, rank
-        self._looked, self._answered, self._asked = 0.0, self._read()[1], Request.NOTHING
+        self._looked, self._answered = 0.0, self._read(Request.CHECKPOINT)
         self.leaving = False
 
     def request(self) -> Request:
@@ -69,20 +71,19 @@ class Notices:
             return Request.STOP
         if self.rank == 0 and time.monotonic() - self._looked >= _LOOK_EVERY:
             self._looked = time.monotonic()
-            request, identity = self._read()
-            if request == Request.STOP:
-                return request
-            if identity != self._answered:
-                self._answered = identity
-                return request
+            if self._read(Request.STOP):
+                return Request.STOP
+            if (asked := self._read(Request.CHECKPOINT)) and asked != self._answered:
+                self._answered = asked
+                return Request.CHECKPOINT
         return Request.NOTHING
 
-    def _read(self) -> tuple[Request, str]:
+    def _read(self, request: Request) -> str:
+        """What tells this request from others of its kind; "" where there is none."""
         try:
-            asked = json.loads((self.folder / REQUEST_FILE).read_text())
-            return Request(asked["request"]), str(asked["id"])
+            return str(json.loads((self.folder / REQUEST_FILES[request]).read_text())["id"])
         except (OSError, ValueError, KeyError, TypeError):
-            return Request.NOTHING, ""
+            return ""
 
 
 def _drained(rank: int) -> bool:

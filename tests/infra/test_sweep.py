@@ -7,14 +7,16 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
 import ray
 
 from codec.api import CODECS
-from codec.errors import UsageError
-from infra.sweep import TRIALS, grid_points, make_trials, run_sweep
+from codec.errors import BitreelError, UsageError
+from infra import sweep
+from infra.sweep import TRIALS, Trial, grid_points, make_trials, run_sweep
 from infra.sweep_ranking import BY_BD_RATE, BY_COST, ranked
 from infra.tracking import connect
 from pipeline.rendered import render_demo_videos
@@ -63,6 +65,22 @@ def test_ranking_is_by_bd_rate_where_all_have_one() -> None:
     (refused,) = [trial for trial in ranking if trial.bd_rate is None]
     assert refused.number == 4 and "4 are needed" in str(refused.refused)
     assert refused.rd_cost == rd_cost(curve(0.8, points=3).points, recipe.phases[-1].lambda_range)
+
+
+def test_a_trial_without_a_result_is_told_of(mlflow_home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its training ended well; its validation left nothing to rank it by."""
+    trials = [Trial(number, (f"seed={number}",), tiny_recipe(seed=number), f"key{number}") for number in (1, 2, 3)]
+    monkeypatch.setattr(sweep, "ray_session", lambda address: nullcontext(2))
+    monkeypatch.setattr(sweep, "_room", lambda trials, workers: 1)
+    monkeypatch.setattr(sweep, "_run_all", lambda jobs, room, report: {})
+    found = {"key1": curve(1.0), "key2": None, "key3": curve(0.9)}
+    monkeypatch.setattr(sweep, "trial_result", lambda folder: found[folder.name])
+    done = run_sweep("clips", trials, mlflow_home / "store")
+    assert [trial.number for trial in done.trials] == [3, 1]
+    assert done.failed == {2: "trained, but its validation failed"}
+    found["key1"] = None
+    with pytest.raises(BitreelError, match="failed: trained, but its validation failed"):
+        run_sweep("clips", trials, mlflow_home / "store")
 
 
 @pytest.fixture

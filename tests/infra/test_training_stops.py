@@ -15,6 +15,8 @@ from pathlib import Path
 import psutil
 import pytest
 
+from codec.api import load_codec
+from codec.builtin import builtin_models
 from infra.tracking import connect
 from tests.trainers.small_store import make_store
 from trainers.validation import waiting_validations
@@ -70,13 +72,15 @@ class Training:
             self.trains()
             time.sleep(0.05)
 
-    def end(self) -> int:
+    def end(self, had_children: bool = True) -> int:
         """Its exit status; nothing that it started is there any more."""
         status = self.process.wait(600)
         until = time.monotonic() + 30
         while any(alive(child) for child in self.children.values()) and time.monotonic() < until:
             time.sleep(0.1)
-        assert self.children and not [child.cmdline() for child in self.children.values() if alive(child)]
+        assert (self.children or not had_children) and not [
+            child.cmdline() for child in self.children.values() if alive(child)
+        ]
         return status
 
     def status(self) -> str:
@@ -92,9 +96,23 @@ def alive(process: psutil.Process) -> bool:
         return False
 
 
+def test_while_ray_starts_it_ends_at_once_and_knows_the_weights_it_was_given(tmp_path: Path) -> None:
+    steps = ("--set", "phases.0.steps=4", "--set", "phases.0.learning_rate=0")
+    training = Training(tmp_path, *steps, "--from", "innvc-small")
+    training.until(lambda: (training.run / "run.json").exists())
+    training.process.send_signal(signal.SIGTERM)
+    assert training.end(had_children=False) == 1 and training.status() == "KILLED"
+    assert f"was stopped; go on with --resume {training.run.name}" in training.said.read_text()
+
+    again = Training(tmp_path, *steps, "--resume", training.run.name)
+    assert again.process.wait(600) == 0, again.said.read_text()
+    end = load_codec(training.run / "checkpoints" / "step-00000004")
+    assert end.model_hash() == load_codec(builtin_models()["innvc-small"]).model_hash()
+
+
 def test_before_the_first_step_it_ends_at_once(tmp_path: Path) -> None:
     training = Training(tmp_path, "--set", "phases.0.steps=4")
-    training.until(lambda: (training.run / "run.json").exists())
+    training.until(lambda: (training.run / "clips.parquet").exists())
     training.process.send_signal(signal.SIGTERM)
     assert training.end() == 1 and training.status() == "KILLED"
     assert f"was stopped; go on with --resume {training.run.name}" in training.said.read_text()

@@ -14,7 +14,7 @@ from tests.trainers.synthetic import tiny_recipe
 from trainers.ray_worker import PROGRESS_FILE, _RayHooks
 from trainers.run_events import note_event, read_events
 from trainers.step_requests import Request
-from trainers.stop_notice import Notices, ask, withdraw
+from trainers.stop_notice import REQUEST_FILES, Notices, ask, withdraw
 
 
 def test_the_file_is_heeded_by_rank_0_a_checkpoint_once_a_stop_until_it_is_withdrawn(
@@ -30,9 +30,12 @@ def test_the_file_is_heeded_by_rank_0_a_checkpoint_once_a_stop_until_it_is_withd
     assert first.request() == Request.CHECKPOINT
     ask(tmp_path, Request.STOP)
     assert [first.request(), first.request()] == [Request.STOP] * 2 and not first.leaving
+    ask(tmp_path, Request.CHECKPOINT)  # a change of the number of workers does not undo it
+    assert first.request() == Request.STOP
     withdraw(tmp_path)
     assert first.request() == Request.NOTHING
-    (tmp_path / "request.json").write_text("{")
+    for name in REQUEST_FILES.values():
+        (tmp_path / name).write_text("{")
     assert first.request() == Request.NOTHING
 
 
