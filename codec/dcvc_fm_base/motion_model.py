@@ -25,7 +25,6 @@ from codec.dcvc_fm_base.warping import resized_flow, warp
 from codec.inter.context import STEP_UNITS
 from codec.streams import QP_COUNT
 
-
 # Motion shows in small differences between frames, which these spread out: trained alone, the network begins to see
 # motion after a third as many steps as without.
 _GREY, _CONTRAST = 0.5, 8.0
