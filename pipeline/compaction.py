@@ -12,10 +12,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from blake3 import blake3
 
-from codec.folder_lock import only_writer
-from pipeline.manifest import MANIFEST, PARTS_FILE, Store, manifest_files, read_manifest
+from pipeline.manifest import MANIFEST, PARTS_FILE, Store, manifest_files, read_manifest, read_store_settings
 from pipeline.shards import blaming_store
-from pipeline.store_folder import LocalFolder, open_store_folder
+from pipeline.store_folder import StoreFolder, open_store_folder
+from pipeline.store_lock import sole_writer
 
 PART_ROWS, GROUP_ROWS = 500_000, 20_000
 
@@ -24,19 +24,22 @@ def compact_manifest(store: Store) -> int:
     """Merge all fragments; gives how many there were. No ingest may be writing meanwhile: a local store is locked
     (BitreelError where another has the lock), a remote one is the caller's to keep quiet."""
     folder = open_store_folder(store)
-    if isinstance(folder, LocalFolder):
-        with only_writer(folder.path, f"an ingest is writing to store '{folder}'; wait for it or stop it"):
-            return merge_fragments(folder)
-    return merge_fragments(folder)
+    read_store_settings(folder)
+    with sole_writer(folder):
+        return merge_fragments(folder)
 
 
-def merge_fragments(store: Store) -> int:
+def merge_fragments(folder: StoreFolder) -> int:
     """As `compact_manifest`, for the one who has the lock."""
-    folder = open_store_folder(store)
-    old_parts, fragments = manifest_files(folder)
-    if not fragments:
-        return 0
-    table = read_manifest(folder, dropped=True)
+    parts, fragments = manifest_files(folder)
+    if fragments:
+        replace_manifest(folder, read_manifest(folder, dropped=True), [*parts, *fragments])
+    return len(fragments)
+
+
+def replace_manifest(folder: StoreFolder, table: pa.Table, old: list[str]) -> None:
+    """Write a table of whole rows, ordered as `read_manifest` gives it, as the parts that take the place of the `old`
+    files. For the one who has the lock."""
     parts = []
     with blaming_store(folder):
         for first in range(0, table.num_rows, PART_ROWS):
@@ -44,9 +47,9 @@ def merge_fragments(store: Store) -> int:
             parts.append(f"part-{first // PART_ROWS:05d}-{blake3(data).hexdigest(8)}.parquet")
             folder.write(f"{MANIFEST}/{parts[-1]}", data)
         folder.write(PARTS_FILE, (json.dumps({"parts": parts}, indent=1) + "\n").encode())
-        for name in [*fragments, *(name for name in old_parts if name.rsplit("/", 1)[-1] not in parts)]:
-            folder.remove(name)
-    return len(fragments)
+        for name in old:
+            if name.rsplit("/", 1)[-1] not in parts:
+                folder.remove(name)
 
 
 def _encoded(table: pa.Table) -> bytes:

@@ -37,7 +37,7 @@ class DecordSource:
             self._reader = decord.VideoReader(str(path), num_threads=1)
             height, width = self._reader[0].shape[:2]
             self._reader.seek(0)
-        except decord.DECORDError as error:
+        except (decord.DECORDError, UnicodeEncodeError) as error:  # it takes names in UTF-8 alone
             raise VideoError(f"{path}: decord can't read it ({_reason(error)})") from error
         if (width, height) != (self.format.width, self.format.height):
             raise VideoError(f"{path}: not for decord: it sees {width}x{height}")

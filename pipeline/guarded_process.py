@@ -28,12 +28,13 @@ _START_SECONDS = 300
 class ProcessFailed(Exception):
     """The child could not finish a call; it is gone, and the next call begins with a fresh one.
 
-    killed: by SIGKILL, which nobody inside sends, so that the machine rather than the work may be to blame.
+    killed: by SIGKILL, which nobody inside sends, so that the machine rather than the work may be to blame. silent: by
+    its owner, for it showed no life.
     """
 
-    def __init__(self, reason: str, killed: bool = False) -> None:
+    def __init__(self, reason: str, killed: bool = False, silent: bool = False) -> None:
         super().__init__(reason)
-        self.killed = killed
+        self.killed, self.silent = killed, silent
 
 
 class GuardedProcess:
@@ -60,14 +61,14 @@ class GuardedProcess:
             )
         self._link = Connection(ours.detach())
         self._send((self._make, self._arguments, self._memory))
-        self._answer(_START_SECONDS, _START_SECONDS)
+        self._answer(_START_SECONDS)
 
-    def call(self, method: str, *arguments: Any, stall: float, limit: float) -> Any:
-        """What the method gives. Raises ProcessFailed where the child dies, shows no life for `stall` seconds or takes
-        more than `limit` seconds, and where the method itself raises (which workers do not)."""
+    def call(self, method: str, *arguments: Any, stall: float) -> Any:
+        """What the method gives. Raises ProcessFailed where the child dies or shows no life for `stall` seconds, and
+        where the method itself raises (which workers do not)."""
         self.start()
         self._send((method, arguments))
-        return self._answer(stall, limit)
+        return self._answer(stall)
 
     def close(self) -> None:
         """End the child at once."""
@@ -84,13 +85,11 @@ class GuardedProcess:
         with contextlib.suppress(OSError):  # already dead: the wait for its answer says how
             self._link.send(message)
 
-    def _answer(self, stall: float, limit: float) -> Any:
+    def _answer(self, stall: float) -> Any:
         assert self._link is not None
-        begin = time.monotonic()
         while True:
-            left = limit - (time.monotonic() - begin)
             try:
-                alive = self._link.poll(max(0.0, min(stall, left)))
+                alive = self._link.poll(stall + _BEAT_SECONDS)  # so long ago the last beat may have been kept back
                 kind, value = self._link.recv() if alive else ("silent", None)
             except (EOFError, OSError):
                 raise self._death() from None
@@ -98,10 +97,9 @@ class GuardedProcess:
                 return value
             if kind == "raised":
                 raise ProcessFailed(str(value))
-            if kind == "silent" or left <= 0:
+            if kind == "silent":
                 self.close()
-                slow = f"took longer than {limit:.0f} s" if left <= stall else f"showed no life for {stall:.0f} s"
-                raise ProcessFailed(slow)
+                raise ProcessFailed(f"showed no life for {stall:g} s", silent=True)
 
     def _death(self) -> ProcessFailed:
         """Collect the dead child and say how it ended."""

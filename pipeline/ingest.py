@@ -7,15 +7,14 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from blake3 import blake3
 
 from codec.errors import BitreelError, UsageError, VideoError
-from codec.folder_lock import only_writer
 from pipeline.ingest_actor import IngestActor
 from pipeline.ingest_calls import Curation, IngestSettings, Outcome
 from pipeline.manifest import (
@@ -28,8 +27,9 @@ from pipeline.manifest import (
 )
 from pipeline.ray_session import ray_session
 from pipeline.shards import StoreWriteError, blaming_store
-from pipeline.sources import find_sources, is_remote, stamp_of
-from pipeline.store_folder import LocalFolder, StoreFolder, open_store_folder
+from pipeline.sources import find_sources, is_remote, printable, stamp_of
+from pipeline.store_folder import StoreFolder, open_store_folder
+from pipeline.store_lock import sole_writer
 from pipeline.store_settling import remove_leftovers, settle_store
 from pipeline.worker_pool import Finished, WorkerPool
 
@@ -98,7 +98,7 @@ def ingest_videos(
 
     Broken videos go to the quarantine table and the rest go on. Sources that are in the store already are skipped, the
     same content under two names is taken once. Raises UsageError for wrong arguments, no videos, or a store made with
-    other settings; BitreelError where the disk is full, another ingest is writing, or no video at all could be read.
+    other settings; BitreelError where the disk is full, another process is writing, or no video at all could be read.
     """
     folder = open_store_folder(store if "://" in str(store) else Path(store).resolve())
     settings = IngestSettings(
@@ -120,7 +120,7 @@ def ingest_videos(
     with blaming_store(folder):
         made_with = {"pixels": pixels, "clip_frames": clip_frames, "crop": list(crop) if crop else None}
         create_or_check_store(folder, made_with | {"downscale": downscale, "curation": curation.names})
-    with _only_ingest(folder):
+    with sole_writer(folder):
         run = _Run(folder, settings, found, on_progress)
         try:
             remove_leftovers(folder)
@@ -161,23 +161,27 @@ class _Run:
         clips = read_manifest(store, ["source_checksum", "source", "source_stamp"], dropped=True)
         sources = clips.group_by(clips.column_names).aggregate([])
         self._taken = set(sources["source_checksum"].to_pylist())
-        self._bad = {row["source_checksum"]: row for row in read_quarantine(store).to_pylist() if not row["retry"]}
+        bad = (row for row in read_quarantine(store).to_pylist() if not self._may_do_better(row))
+        self._bad = {row["source_checksum"]: row for row in bad}
         known = dict.fromkeys(zip(sources["source"].to_pylist(), sources["source_stamp"].to_pylist(), strict=True), "")
         known |= {(row["source"], row["source_stamp"]): row["reason"] for row in self._bad.values()}
         todo = []
         for location in locations:
             stamp = stamp_of(location)
-            reason = known.get((location, stamp)) if stamp else None
+            reason = known.get((printable(location), stamp)) if stamp else None
             if reason is None:
                 todo.append(location)
             elif reason:
-                self.report.quarantined[location] = reason
-                self._tell(location, "quarantined")
+                self._tell_quarantined(location, reason)
             else:
                 self.report.skipped += 1
                 self._tell(location, "skipped")
         # Long ones first, so that the pool does not wait for one of them at the end.
         self.pending: deque[str] = deque(sorted(todo, key=lambda item: -_bytes(item)))
+
+    def _may_do_better(self, quarantined: dict[str, Any]) -> bool:
+        timeout = quarantined["timeout"]
+        return bool(quarantined["retry"]) or (timeout is not None and self._settings.stall > timeout)
 
     def work(self, workers: int | None, address: str | None) -> None:
         """Let a pool of actors work until nothing waits."""
@@ -212,7 +216,7 @@ class _Run:
             raise StoreWriteError(outcome.store_error)
         identified = not checksum and not outcome.error and not outcome.crash
         if identified:
-            name = (location, outcome.stamp)
+            name = (printable(location), outcome.stamp)
             self.names[outcome.checksum] = min(name, self.names.get(outcome.checksum, name))
         if identified and self._claim(location, outcome.checksum):
             self._at_work += 1
@@ -235,8 +239,7 @@ class _Run:
     def _claim(self, location: str, checksum: str) -> bool:
         """Whether an identified source is to be ingested: not the same content as another, not known to be broken."""
         if checksum in self._bad:
-            self.report.quarantined[location] = self._bad[checksum]["reason"]
-            self._tell(location, "quarantined")
+            self._tell_quarantined(location, self._bad[checksum]["reason"])
             return False
         if checksum in self._taken:
             self.report.duplicates += 1
@@ -255,9 +258,13 @@ class _Run:
             self._again(location, checksum)
             return
         reason = f"{location}: {outcome.crash}; tried {MAX_ATTEMPTS} times"
-        # Killed from outside, it may do better on another day; what crashes or hangs will do so again.
+        if outcome.silent:
+            reason += "; --timeout gives it longer"
+        # Killed from outside, it may do better on another day; what crashes will do so again, and what hangs too unless
+        # it is given more time.
         retry = outcome.killed or not checksum
-        self._quarantine(location, Outcome(checksum=checksum, stamp=stamp_of(location), error=reason, retry=retry))
+        given_up = Outcome(checksum=checksum, stamp=stamp_of(location), error=reason, retry=retry)
+        self._quarantine(location, given_up, self._settings.stall if outcome.silent else None)
 
     def _worker_died(self, location: str, checksum: str) -> None:
         self.report.worker_deaths += 1
@@ -273,20 +280,20 @@ class _Run:
         self._claimants.pop(checksum, None)
         self.pending.append(location)
 
-    def _quarantine(self, location: str, outcome: Outcome) -> None:
-        self.report.quarantined[location] = outcome.error
+    def _quarantine(self, location: str, outcome: Outcome, timeout: float | None = None) -> None:
         row = {
             "source": location,
             "source_checksum": outcome.checksum,
             "source_stamp": outcome.stamp,
             "reason": outcome.error,
             "retry": outcome.retry,
+            "timeout": timeout,
         }
         if outcome.checksum and not outcome.retry:
             self._bad[outcome.checksum] = row
         with blaming_store(self._store):
             write_fragment(self._store, _quarantine_name(location), [row], QUARANTINE_SCHEMA)
-        self._tell(location, "quarantined")
+        self._tell_quarantined(location, outcome.error)
         if outcome.retry:
             self._take_a_copy(location)
 
@@ -306,30 +313,24 @@ class _Run:
         """What was broken and is now read leaves the table."""
         self._store.remove(f"{_quarantine_name(location)}.parquet")
 
+    def _tell_quarantined(self, location: str, reason: str) -> None:
+        self.report.quarantined[printable(location)] = printable(reason)
+        self._tell(location, "quarantined")
+
     def _tell(self, location: str, status: str) -> None:
         self._done += 1
         if self._on_progress is not None:
-            self._on_progress(IngestProgress(self._done, self.report.sources, location, status))
+            self._on_progress(IngestProgress(self._done, self.report.sources, printable(location), status))
 
 
 def _quarantine_name(location: str) -> str:
     """One entry a location: a file that is replaced by a whole one, or broken in another way, replaces its entry."""
-    return f"{QUARANTINE}/{blake3(location.encode()).hexdigest()[:20]}"
+    return f"{QUARANTINE}/{blake3(printable(location).encode()).hexdigest()[:20]}"
 
 
 def _bytes(location: str) -> int:
     path = Path(location)
     return path.stat().st_size if not is_remote(location) and path.is_file() else 0
-
-
-@contextmanager
-def _only_ingest(store: StoreFolder) -> Iterator[None]:
-    """Two runs at once on one machine would take each other's unfinished files for leftovers."""
-    if not isinstance(store, LocalFolder):
-        yield  # what others are writing is known by its age
-        return
-    with only_writer(store.path, f"another ingest is writing to store '{store}'; wait for it or stop it"):
-        yield
 
 
 def _check_arguments(settings: IngestSettings, workers: int | None) -> None:

@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 from pipeline.guarded_process import GuardedProcess, ProcessFailed
 from pipeline.ingest_calls import MEBIBYTE, IngestSettings, Outcome
-from pipeline.sources import is_remote
-
-_REMOTE_BYTES = 1 << 30  # what a source is taken for whose size is not known before it is fetched
 
 
 def _make_worker(settings: IngestSettings, beat: Any) -> Any:
@@ -30,20 +26,18 @@ class IngestActor:
         self._process.start()
 
     def identify(self, location: str) -> Outcome:
-        return self._guarded("identify", location, location)
+        return self._guarded("identify", location)
 
     def ingest(self, location: str, checksum: str, stamp: str) -> Outcome:
-        return self._guarded("ingest", location, location, checksum, stamp)
+        return self._guarded("ingest", location, checksum, stamp)
 
     def forget(self) -> None:
-        self._guarded("forget", "")
+        self._guarded("forget")
 
-    def _guarded(self, method: str, location: str, *arguments: str) -> Outcome:
-        path = Path(location)
-        size = _REMOTE_BYTES if is_remote(location) else path.stat().st_size if location and path.is_file() else 0
-        stall, limit = self._settings.stall, self._settings.time_limit(size)
+    def _guarded(self, method: str, *arguments: str) -> Outcome:
+        # No limit on the whole: a file has an end, and how long it takes to get there does not follow from its size.
         try:
-            outcome = self._process.call(method, *arguments, stall=stall, limit=limit)
+            outcome = self._process.call(method, *arguments, stall=self._settings.stall)
         except ProcessFailed as failure:
-            return Outcome(crash=str(failure), killed=failure.killed)
+            return Outcome(crash=str(failure), killed=failure.killed, silent=failure.silent)
         return outcome if isinstance(outcome, Outcome) else Outcome()

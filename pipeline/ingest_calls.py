@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass, fields
 
 MEBIBYTE = 1 << 20
-_SLOWEST_BYTES = 50_000  # a second; what is slower than this is taken for hanging
 
 
 @dataclass(frozen=True)
@@ -42,15 +41,11 @@ class IngestSettings:
     worker_memory: int = 2048
     stall: float = 120.0
 
-    def time_limit(self, size: int) -> float:
-        """Seconds that a file of `size` bytes may take in all."""
-        return self.stall + size / _SLOWEST_BYTES
-
 
 @dataclass(frozen=True)
 class Outcome:
     """What became of one call. error: why the video was refused, and whether to `retry` it in a later run;
-    crash: how the process that had it ended, and whether it was `killed` from outside;
+    crash: how the process that had it ended, and whether it was `killed` from outside or `silent` for too long;
     store_error: why the store can't be written."""
 
     checksum: str = ""
@@ -61,6 +56,7 @@ class Outcome:
     retry: bool = False
     crash: str = ""
     killed: bool = False
+    silent: bool = False
     store_error: str = ""
 
 

@@ -22,13 +22,17 @@ from pipeline.clips import Clip, ClipCutter, Geometry, Picture
 from pipeline.decoders import VideoSource, open_video
 from pipeline.decord_source import DecordSource, open_rgb
 from pipeline.ingest_calls import IngestSettings, Outcome, fragment_name
-from pipeline.manifest import CLIP_SCHEMA, MANIFEST, write_fragment
+from pipeline.manifest import CLIP_SCHEMA, MANIFEST, SHARDS, write_fragment
 from pipeline.shards import ShardWriter, StoreWriteError, blaming_store
 from pipeline.sources import is_remote, stamp_of
 from pipeline.splits import split_of
 from pipeline.store_folder import open_store_folder
 
 _READ_BYTES = 1 << 20
+
+
+class _Unsteady(Exception):
+    """What was read, or written, is not what it was: the next ingest does better."""
 
 
 class IngestWorker:
@@ -66,12 +70,20 @@ class IngestWorker:
                 return Outcome(checksum=checksum, stamp=stamp, clips=len(rows), frames=rows[0])
             path = Path(location)
             if is_remote(location):
-                fetched = sorted(self._fetched.iterdir()) if self._fetched else []
-                path = fetched[0] if fetched else self._fetch(location)
+                if self._fetched is None:  # by the process that was here before
+                    again = self.identify(location)
+                    if again.error:
+                        return again
+                    if again.checksum != checksum:
+                        raise _Unsteady("changed since it was identified; ingest it again")
+                assert self._fetched is not None
+                (path,) = self._fetched.iterdir()
             clips, frames = self._ingest(path, location, checksum, stamp)
             return Outcome(checksum=checksum, stamp=stamp, clips=clips, frames=frames)
         except StoreWriteError as error:
             return Outcome(checksum=checksum, stamp=stamp, store_error=str(error))
+        except _Unsteady as error:
+            return Outcome(checksum=checksum, stamp=stamp, error=f"{location}: {error}", retry=True)
         except (VideoError, UsageError) as error:
             if isinstance(error.__cause__, MemoryError):
                 return self._too_large(location, checksum, stamp)
@@ -108,7 +120,7 @@ class IngestWorker:
         self._fetched = Path(tempfile.mkdtemp(prefix="bitreel-fetch-"))
         filesystem, remote = fsspec.core.url_to_fs(location)
         path = self._fetched / Path(remote).name
-        filesystem.get_file(remote, str(path))
+        filesystem.get_file(remote, str(path), callback=fsspec.Callback(hooks={"beat": lambda *_, **__: self._beat()}))
         return path
 
     def _ingest(self, path: Path, location: str, checksum: str, stamp: str) -> tuple[int, int]:
@@ -178,6 +190,8 @@ class IngestWorker:
                 cutter.push(pictures)
                 self._beat()
             cutter.finish()
+            if not is_remote(location) and stamp_of(location) not in (stamp, ""):
+                raise _Unsteady("changed while it was read; ingest it again when it is whole")
             rows = writer.commit()
         except BaseException:
             writer.abort()
@@ -192,6 +206,10 @@ class IngestWorker:
         with blaming_store(self._store):
             filled = [{"dropped": "", **row, **common} for row in rows]
             write_fragment(self._store, f"{MANIFEST}/{name}", filled, CLIP_SCHEMA)
+            if not all(self._store.exists(f"{SHARDS}/{shard}") for shard in {row["shard"] for row in rows} - {""}):
+                # The driver that this worker outlived is followed by one that took the shards for leftovers.
+                self._store.remove(f"{MANIFEST}/{name}.parquet")
+                raise _Unsteady("another ingest removed its shards; ingest it again")
         return len(rows), cutter.frames
 
 

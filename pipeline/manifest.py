@@ -21,6 +21,7 @@ import pyarrow.parquet as pq
 
 from codec.errors import BitreelError, UsageError
 from pipeline.store_folder import StoreFolder, open_store_folder
+from pipeline.store_lock import sole_writer
 
 STORE_FORMAT = 1
 STORE_FILE, SHARDS, MANIFEST, QUARANTINE = "store.json", "shards", "manifest", "quarantine"
@@ -75,6 +76,7 @@ QUARANTINE_SCHEMA = pa.schema(
         ("source_stamp", pa.string()),
         ("reason", pa.string()),
         ("retry", pa.bool_()),  # True where the next ingest shall try again (a worker died, the file was missing)
+        ("timeout", pa.float64()),  # seconds without progress after which it was given up; more of them try again
     ]
 )
 
@@ -91,20 +93,31 @@ class _Vanished(BitreelError):
 def create_or_check_store(store: Store, settings: dict[str, Any]) -> None:
     """Make the folders of a store with these settings, or check that the one there was made with the same.
 
-    Raises UsageError where it was made with others, BitreelError where it has another format or is damaged.
+    Raises UsageError where it was made with others, BitreelError where it has another format, is damaged, or is being
+    made by another process.
     """
     folder = open_store_folder(store)
-    if folder.exists(STORE_FILE):
-        found = {"curation": []} | read_store_settings(folder)
-        differing = [k for k in settings if found.get(k) != settings[k]]
-        if differing:
-            raise UsageError(
-                f"store '{folder}' was made with {', '.join(f'{k}={found.get(k)}' for k in differing)}, not "
-                f"{', '.join(f'{k}={settings[k]}' for k in differing)}; use the same settings or another --store"
-            )
-        return
-    folder.make((SHARDS, MANIFEST, QUARANTINE))
-    folder.write(STORE_FILE, (json.dumps({"format": STORE_FORMAT, **settings}, indent=2) + "\n").encode())
+    if not folder.exists(STORE_FILE):
+        _create_store(folder, settings)
+    found = {"curation": []} | read_store_settings(folder)
+    differing = [k for k in settings if found.get(k) != settings[k]]
+    if differing:
+        raise UsageError(
+            f"store '{folder}' was made with {', '.join(f'{k}={found.get(k)}' for k in differing)}, not "
+            f"{', '.join(f'{k}={settings[k]}' for k in differing)}; use the same settings or another --store"
+        )
+
+
+def _create_store(folder: StoreFolder, settings: dict[str, Any]) -> None:
+    """Make a store, unless another process makes it meanwhile: which settings hold is decided under its lock."""
+    try:
+        folder.make((SHARDS, MANIFEST, QUARANTINE))
+    except UsageError:
+        if not folder.exists(STORE_FILE):
+            raise
+    with sole_writer(folder):
+        if not folder.exists(STORE_FILE):
+            folder.write(STORE_FILE, (json.dumps({"format": STORE_FORMAT, **settings}, indent=2) + "\n").encode())
 
 
 def read_store_settings(store: Store) -> dict[str, Any]:
@@ -143,19 +156,25 @@ def read_manifest(
         in_use = pc.field("dropped").is_null() | (pc.field("dropped") == "")
         condition = in_use if where is None else in_use & where
     needed = list(dict.fromkeys([*chosen, "source_checksum", "first_frame"]))
-    table = _looking_again(lambda: _read_clips(folder, needed, condition))
+    table = _looking_again(lambda: read_clips(folder, *manifest_files(folder), needed, condition))
     return table.sort_by([("source_checksum", "ascending"), ("first_frame", "ascending")]).select(chosen)
 
 
-def _read_clips(folder: StoreFolder, needed: list[str], condition: pc.Expression | None) -> pa.Table:
-    parts, fragments = manifest_files(folder)
-    table = _read(folder, fragments, CLIP_SCHEMA, needed, condition)
+def read_clips(
+    folder: StoreFolder,
+    parts: list[str],
+    fragments: list[str],
+    columns: Sequence[str],
+    condition: pc.Expression | None = None,
+) -> pa.Table:
+    """The rows of these files, in no order. Raises BitreelError where one is damaged or gone."""
+    table = _read(folder, fragments, CLIP_SCHEMA, columns, condition)
     if parts:
         if fragments:
             names = pa.array([name.rsplit("/", 1)[-1].removesuffix(".parquet") for name in fragments])
             newer = pc.is_in(pc.utf8_slice_codeunits(pc.field("source_checksum"), 0, NAME_LENGTH), value_set=names)
             condition = ~newer if condition is None else condition & ~newer
-        table = pa.concat_tables([_read(folder, parts, CLIP_SCHEMA, needed, condition), table])
+        table = pa.concat_tables([_read(folder, parts, CLIP_SCHEMA, columns, condition), table])
     return table
 
 
@@ -175,7 +194,7 @@ def manifest_files(folder: StoreFolder) -> tuple[list[str], list[str]]:
     try:
         parts = json.loads(folder.read(PARTS_FILE))["parts"] if Path(PARTS_FILE).name in listed else []
     except (ValueError, KeyError, TypeError) as error:
-        raise BitreelError(f"'{folder}/{PARTS_FILE}' is damaged; ingest into a new store") from error
+        raise BitreelError(f"'{folder}/{PARTS_FILE}' is damaged; {_repair(folder)}") from error
     names = (name for name in sorted(listed) if name.endswith(".parquet") and not name.startswith("part-"))
     return [f"{MANIFEST}/{name}" for name in parts], [f"{MANIFEST}/{name}" for name in names]
 
@@ -219,7 +238,7 @@ def _column(values: list[Any], kind: pa.DataType) -> pa.Array:
     """What `pa.array` would make, which loads pandas: that costs an ingest worker more than its first video."""
     known = None if None not in values else _bits([value is not None for value in values])
     if pa.types.is_string(kind):
-        texts = [(value or "").encode() for value in values]
+        texts = [(value or "").encode(errors="backslashreplace") for value in values]  # see sources.printable
         return pa.Array.from_buffers(kind, len(values), [known, _begins(texts), pa.py_buffer(b"".join(texts))])
     if pa.types.is_list(kind):
         items = _column([item for value in values for item in value or ()], kind.value_type)
@@ -254,17 +273,23 @@ def _read(
         return files.to_table(columns=list(columns), filter=where)
     except FileNotFoundError as error:
         gone = next((name for name in names if not folder.exists(name)), names[0])
-        raise _Vanished(f"'{folder}/{gone}' is gone; run `bitreel ingest` again, or ingest into a new store") from error
+        raise _Vanished(f"'{folder}/{gone}' is gone; {_repair(folder)}") from error
     except (pa.ArrowException, OSError, ValueError) as error:
-        damaged = next((name for name in names if not _readable(filesystem, f"{root}/{name}")), None)
+        damaged = next((name for name in names if not is_readable(folder, name)), None)
         if damaged is None:
             raise
-        raise BitreelError(f"'{folder}/{damaged}' is damaged; delete it and run `bitreel ingest` again") from error
+        raise BitreelError(f"'{folder}/{damaged}' is damaged; {_repair(folder)}") from error
 
 
-def _readable(filesystem: Any, path: str) -> bool:
+def is_readable(folder: StoreFolder, name: str) -> bool:
+    """Whether a Parquet file of the store is there and whole."""
+    filesystem, root = folder.arrow()
     try:
-        pq.read_table(path, filesystem=filesystem)
+        pq.read_table(f"{root}/{name}", filesystem=filesystem)
     except (pa.ArrowException, OSError, ValueError):
         return False
     return True
+
+
+def _repair(folder: StoreFolder) -> str:
+    return f"`bitreel store repair {folder}` keeps what is whole, then ingest the videos again"

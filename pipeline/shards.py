@@ -30,6 +30,7 @@ SHARD_BYTES = 1 << 30  # a source that needs more gets several shards
 _HASHED_AT_ONCE = 1 << 17  # bytes; BLAKE3 is quickest on whole ones of these, from the first byte hashed
 _as_json = json.JSONEncoder(sort_keys=True).encode
 _NO_SPACE = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+_NO_PERMISSION = {errno.EROFS, errno.EACCES, errno.EPERM}
 
 
 class StoreWriteError(BitreelError):
@@ -46,7 +47,10 @@ def blaming_store(store: Path | StoreFolder) -> Iterator[None]:
             raise StoreWriteError(
                 f"no space left for store '{store}'; make room and run the same command again, finished videos are kept"
             ) from error
-        raise StoreWriteError(f"can't write to store '{store}': {error.strerror or error}") from error
+        mend = ""
+        if error.errno in _NO_PERMISSION:
+            mend = "; make it writable, or use a store where you may write"
+        raise StoreWriteError(f"can't write to store '{store}': {error.strerror or error}{mend}") from error
 
 
 class ShardWriter:

@@ -25,6 +25,12 @@ def is_remote(location: str) -> bool:
     return "://" in location
 
 
+def printable(text: str) -> str:
+    """A location, or words with one in them, as tables and messages hold it: Python's stand-ins for bytes of a file
+    name that are not UTF-8 are spelled out (`\\udce9`)."""
+    return text.encode(errors="backslashreplace").decode()
+
+
 def find_sources(given: Iterable[str | Path], also: frozenset[str] = frozenset()) -> list[str]:
     """Locations of all videos, each once, in the order given (folders and globs sorted).
 
@@ -72,10 +78,10 @@ def _from_list(path: Path) -> list[str]:
     suffix = path.suffix.lower()
     try:
         if suffix == ".txt":
-            lines = (line.strip() for line in path.read_text().splitlines())
+            lines = (line.strip() for line in path.read_text(encoding="utf-8-sig").splitlines())
             entries = [line for line in lines if line and not line.startswith("#")]
         elif suffix == ".csv":
-            with path.open(newline="") as handle:
+            with path.open(encoding="utf-8-sig", newline="") as handle:
                 rows = [row for row in csv.reader(handle) if row]
             head = [name.strip().lower() for name in rows[0]] if rows else []
             column = next((head.index(name) for name in _LIST_COLUMNS if name in head), None)

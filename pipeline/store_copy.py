@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 
 from codec.errors import UsageError
-from codec.folder_lock import only_writer
 from pipeline.manifest import (
     PARTS_FILE,
     QUARANTINE,
@@ -20,7 +18,8 @@ from pipeline.manifest import (
     read_store_settings,
 )
 from pipeline.shards import blaming_store
-from pipeline.store_folder import LocalFolder, StoreFolder, open_store_folder
+from pipeline.store_folder import open_store_folder
+from pipeline.store_lock import sole_writer
 
 _COPIED_AT_ONCE = 1 << 22
 
@@ -36,16 +35,18 @@ def copy_store(source: Store, target: Store, on_file: Callable[[int, int], None]
     settings = read_store_settings(origin)
     with blaming_store(copy):
         create_or_check_store(copy, {key: value for key, value in settings.items() if key != "format"})
-    with blaming_store(copy), _only_writer(copy):
+    # An ingest into the copy would have what it commits meanwhile taken for stale.
+    with sole_writer(copy), blaming_store(copy):
         if own := committed_names(copy) - committed_names(origin):
             raise UsageError(
                 f"store '{copy}' has sources that '{origin}' has not ({len(own)}); copy to a new folder, or ingest "
                 f"them into '{origin}' first"
             )
+        # The manifest before the shards: while an ingest goes on, what it names is then among them.
+        parts, fragments = manifest_files(origin)
         there = copy.listing(SHARDS)
         shards = origin.listing(SHARDS)
         missing = [name for name, file in shards.items() if name not in there or there[name].size != file.size]
-        parts, fragments = manifest_files(origin)
         stale = [name for name in manifest_files(copy)[1] if name not in fragments]
         quarantine = [f"{QUARANTINE}/{name}" for name in origin.listing(QUARANTINE)]
         index = [PARTS_FILE] if parts else []
@@ -68,13 +69,3 @@ def copy_store(source: Store, target: Store, on_file: Callable[[int, int], None]
         for name in stale:  # merged into the origin's parts meanwhile
             copy.remove(name)
     return len(names), size
-
-
-@contextmanager
-def _only_writer(store: StoreFolder) -> Iterator[None]:
-    """An ingest into the copy would have what it commits meanwhile taken for stale."""
-    if not isinstance(store, LocalFolder):
-        yield
-        return
-    with only_writer(store.path, f"another process is writing to store '{store}'; wait for it or stop it"):
-        yield

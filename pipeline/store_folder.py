@@ -20,6 +20,8 @@ import pyarrow.fs as pf
 from codec.atomic_files import PART, unfinished_path, write_atomically
 from codec.errors import UsageError
 
+LOCK = ".lock"  # of a local store; see pipeline.store_lock
+
 # An unfinished or uncommitted file of a remote store may belong to an ingest on another machine until it is this old.
 _REMOTE_LEFTOVER_SECONDS = 24 * 3600
 
@@ -79,7 +81,8 @@ class StoreFolder(ABC):
 
     @abstractmethod
     def make(self, folders: tuple[str, ...]) -> None:
-        """Make the store's folder and sub-folders. Raises UsageError where other things are in it."""
+        """Make the store's folder and sub-folders. Raises UsageError where there is more than the beginning of a store
+        in it."""
 
     @abstractmethod
     def arrow(self) -> tuple[pf.FileSystem, str]:
@@ -107,7 +110,7 @@ class LocalFolder(StoreFolder):
             return {}
         with os.scandir(self.path / folder) as entries:
             for entry in entries:
-                if not (entry.name.startswith(".") and PART in entry.name) and entry.is_file():
+                if not _is_unfinished(entry.name) and entry.is_file():
                     status = entry.stat()
                     found[entry.name] = StoredFile(status.st_size, now - status.st_mtime)
         return found
@@ -131,10 +134,14 @@ class LocalFolder(StoreFolder):
         scratch.unlink(missing_ok=True)
 
     def make(self, folders: tuple[str, ...]) -> None:
-        if self.path.is_dir() and any(self.path.iterdir()):
+        # What a start that was cut off left, or another that is under way, is none of the other things.
+        own = [self.path / name for name in folders]
+        places = [place for place in (self.path, *own) if place.is_dir()]
+        inside = {path for place in places for path in place.iterdir() if not _is_unfinished(path.name)}
+        if inside - {*own, self.path / LOCK}:
             raise UsageError(f"'{self}' is a folder with other things in it; give --store a new or empty folder")
-        for folder in folders:
-            (self.path / folder).mkdir(parents=True, exist_ok=True)
+        for path in own:
+            path.mkdir(parents=True, exist_ok=True)
 
     def arrow(self) -> tuple[pf.FileSystem, str]:
         return pf.LocalFileSystem(), str(self.path)
@@ -217,6 +224,10 @@ def open_store_folder(store: str | Path | StoreFolder) -> StoreFolder:
     if isinstance(store, str) and "://" in store:
         return RemoteFolder(store)
     return LocalFolder(Path(store))
+
+
+def _is_unfinished(name: str) -> bool:
+    return name.startswith(".") and PART in name
 
 
 def _written(entry: dict[str, Any]) -> float:

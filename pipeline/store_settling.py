@@ -37,9 +37,12 @@ def remove_leftovers(store: StoreFolder) -> None:
         source = name.rsplit("-", 1)[0]
         if not name.endswith(".tar") or source in committed or file.age < store.leftover_age:
             continue
-        # Looked at once more: a worker of a stopped run may have committed it meanwhile.
-        if not store.exists(f"{MANIFEST}/{source}.parquet"):
+        # Looked at once more: a worker of a stopped run may have committed it meanwhile. One that commits it after that
+        # look finds its shards gone, or has its commit found here.
+        fragment = f"{MANIFEST}/{source}.parquet"
+        if not store.exists(fragment):
             store.remove(f"{SHARDS}/{name}")
+            store.remove(fragment)
     for name, file in store.listing(MANIFEST).items():
         unused = name.startswith("part-") and f"{MANIFEST}/{name}" not in parts
         if unused and file.age >= store.leftover_age:
@@ -51,13 +54,14 @@ def settle_store(
 ) -> None:
     """Call content that was found under several names by the first of them (names: checksum -> location, stamp), see
     to it that enough sources are not in "train" (`missing_held_out`), mark near-duplicates, and merge the manifest's
-    fragments once there are many. What comes out follows from the clips, not from the order they came in."""
+    fragments once a local store has many. What comes out follows from the clips, not from the order they came in."""
     _rename(store, names or {})
     _hold_out(store, held_out)
     if near_duplicates:
         clips, changed = mark(read_manifest(store, dropped=True))
         _rewrite(store, clips, changed)
-    if len(manifest_files(store)[1]) >= MERGE_AT:
+    # Behind a URL nobody has a lock: of two that merge at once one would lose what the other has just taken in.
+    if isinstance(store, LocalFolder) and len(manifest_files(store)[1]) >= MERGE_AT:
         merge_fragments(store)
 
 

@@ -1,4 +1,4 @@
-"""`bitreel store ls|verify|stats|compact|copy`: what a clip store holds, whether it is whole, and its upkeep."""
+"""`bitreel store ls|verify|stats|repair|compact|copy`: what a clip store holds, whether it is whole, and its upkeep."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ StoreArgument = Annotated[str, typer.Argument(metavar="DIR", help="Folder or URL
 
 
 def register(app: typer.Typer) -> None:
-    group = typer.Typer(help="Look at a clip store, check it, tidy it or copy it.", no_args_is_help=True)
+    group = typer.Typer(help="Look at a clip store, check it, repair it, tidy it or copy it.", no_args_is_help=True)
     group.command("ls", help="List the sources of a store.\n\nExample: bitreel store ls clips")(ls)
     group.command(
         "verify",
@@ -28,8 +28,15 @@ def register(app: typer.Typer) -> None:
         "Example: bitreel store stats clips",
     )(stats)
     group.command(
+        "repair",
+        help="Make a damaged store whole: forget the sources that do not verify and remove their shards, so that the "
+        "next ingest of their videos takes them again. Reads every shard.\n\n"
+        "Example: bitreel store repair clips --dry-run",
+    )(repair)
+    group.command(
         "compact",
-        help="Merge the manifest's fragments into large parts. An ingest does so by itself from 1000 fragments on.\n\n"
+        help="Merge the manifest's fragments into large parts. An ingest into a folder does so by itself from 1000 "
+        "fragments on; no ingest may write to a store behind a URL meanwhile.\n\n"
         "Example: bitreel store compact clips",
     )(compact)
     group.command(
@@ -72,13 +79,14 @@ def verify(
             result = verify_layout(store)
         else:
             result = verify_store(store, lambda done, total: bar.update(task, completed=done, total=total))
-    write_json(json_path, vars(result))
-    for problem in result.problems:
-        console.print(f"[red]wrong[/] {escape(problem)}", soft_wrap=True)
+    write_json(json_path, vars(result) | {"damaged": sorted(result.damaged)})
+    _print_problems(result.problems)
+    if result.uncommitted:
+        console.print(f"an ingest is writing to the store: {result.uncommitted} of its shards are not committed yet")
     if result.problems:
         raise BitreelError(
-            f"store '{store}' has {len(result.problems)} problems; delete the named shards and their manifest "
-            "fragments (same first 20 characters), then ingest again"
+            f"store '{store}' has {len(result.problems)} problems; `bitreel store repair {store}` forgets the damaged "
+            "sources and keeps the rest, then ingest their videos again"
         )
     console.print(f"{result.clips} clips in {result.shards} shards agree with the manifest ({_size(result.bytes)})")
 
@@ -108,6 +116,30 @@ def stats(store: StoreArgument, json_path: JsonOption = None) -> None:
     write_json(json_path, figures)
 
 
+def repair(
+    store: StoreArgument,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be done, change nothing.")] = False,
+    json_path: JsonOption = None,
+) -> None:
+    from pipeline.repair import repair_store
+
+    with progress() as bar:
+        task = bar.add_task("verifying", total=None)
+        done = repair_store(store, dry_run, lambda done, total: bar.update(task, completed=done, total=total))
+    write_json(json_path, vars(done))
+    _print_problems(done.problems)
+    if not done.problems:
+        console.print("nothing to repair")
+        return
+    would = "would be " if dry_run else ""
+    for source in done.forgotten:
+        console.print(f"{would}forgotten {escape(source)}", soft_wrap=True)
+    for name in done.removed:
+        console.print(f"{would}removed {escape(name)}", soft_wrap=True)
+    if not dry_run:
+        console.print("now ingest their videos again: what is whole is skipped")
+
+
 def compact(store: StoreArgument) -> None:
     from pipeline.compaction import compact_manifest
 
@@ -123,6 +155,11 @@ def copy(
         task = bar.add_task("copying", total=None)
         copied, size = copy_store(store, target, lambda done, total: bar.update(task, completed=done, total=total))
     console.print(f"{copied} files copied ({_size(size)})")
+
+
+def _print_problems(problems: list[str]) -> None:
+    for problem in problems:
+        console.print(f"[red]wrong[/] {escape(problem)}", soft_wrap=True)
 
 
 def _print_spread(name: str, spread: dict[str, Any]) -> None:

@@ -181,6 +181,28 @@ def test_lists_globs_and_urls(tmp_path: Path, make_video: MakeVideo) -> None:
     assert ingest_videos(given, tmp_path / "store", clip_frames=4).skipped == 4
 
 
+@pytest.mark.parametrize("pixels", ["yuv420", "rgb"])
+def test_names_that_are_not_utf8(tmp_path: Path, make_video: MakeVideo, pixels: str) -> None:
+    make_video("v/caf\udce9.mp4", seeds=[1] * 8)
+    (tmp_path / "v" / "empty\udce9.mp4").touch()
+    shutil.copyfile(make_video("v/plain.mp4", seeds=[2] * 8), tmp_path / "v" / "a copy\udce9.mp4")
+    told: list[str] = []
+    report = ingest_videos(
+        [tmp_path / "v"], tmp_path / "store", clip_frames=4, pixels=pixels, on_progress=lambda p: told.append(p.source)
+    )
+    json.dumps(vars(report), ensure_ascii=False).encode()
+    assert (report.ingested, report.duplicates) == (2, 1)
+    assert list(report.quarantined) == [f"{tmp_path}/v/empty\\udce9.mp4"]
+    assert {row["source"] for row in rows_of(tmp_path / "store")} == {
+        f"{tmp_path}/v/caf\\udce9.mp4",
+        f"{tmp_path}/v/a copy\\udce9.mp4",
+    }
+    assert f"{tmp_path}/v/caf\\udce9.mp4" in told
+    again = ingest_videos([tmp_path / "v"], tmp_path / "store", clip_frames=4, pixels=pixels)
+    assert (again.ingested, again.skipped, again.duplicates, len(again.quarantined)) == (0, 2, 1, 1)
+    assert verify_store(tmp_path / "store").problems == []
+
+
 def test_rgb_store(tmp_path: Path, make_video: MakeVideo) -> None:
     path = make_video("v/a.mp4")
     ingest_videos([path], tmp_path / "store", clip_frames=4, pixels="rgb", crop=(32, 16))
@@ -236,6 +258,30 @@ def test_videos_that_crash_or_hang_are_quarantined_after_three_tries(tmp_path: P
     assert len(hit) == MAX_ATTEMPTS
     assert nothing_half_written(store)
     assert verify_store(store).problems == []
+
+
+def test_a_video_that_hung_is_tried_again_when_it_may_take_longer(tmp_path: Path, make_video: MakeVideo) -> None:
+    path = str(make_video("a.mp4"))
+    store = open_store_folder(tmp_path / "store")
+    create_or_check_store(store, {"pixels": "yuv420"})
+
+    def run_with(stall: float) -> _Run:
+        return _Run(store, IngestSettings(store.url, 16, None, "yuv420", 1, None, 0, 0, stall=stall), [path], None)
+
+    run, hung = run_with(1.0), Outcome(crash="showed no life for 1 s", silent=True)
+    for _ in range(MAX_ATTEMPTS):
+        assert list(run.pending) == [path]
+        run.pending.clear()
+        run._settle(Mock(idle=[]), Finished((path, ""), None, Outcome(checksum="ab", stamp="1")))
+        run._settle(Mock(idle=[]), Finished((path, "ab"), None, hung))
+    assert not run.pending
+    assert run.report.quarantined[path].endswith("showed no life for 1 s; tried 3 times; --timeout gives it longer")
+    again, longer = run_with(1.0), run_with(1.5)
+    assert (list(again.pending), again.report.quarantined) == ([], run.report.quarantined)
+    assert list(longer.pending) == [path]
+    longer._settle(Mock(idle=[]), Finished((path, ""), None, Outcome(checksum="ab", stamp="1")))
+    longer._settle(Mock(idle=[]), Finished((path, "ab"), None, Outcome(checksum="ab", stamp="1", clips=1, frames=8)))
+    assert read_quarantine(store).num_rows == 0
 
 
 def test_a_video_that_needs_too_much_memory_is_quarantined(tmp_path: Path, make_video: MakeVideo) -> None:

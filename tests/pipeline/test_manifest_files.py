@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import json
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -14,6 +16,7 @@ import pytest
 from codec.errors import BitreelError, UsageError
 from codec.folder_lock import only_writer
 from pipeline.compaction import compact_manifest
+from pipeline.ingest import ingest_videos
 from pipeline.ingest_calls import fragment_name
 from pipeline.manifest import (
     CLIP_SCHEMA,
@@ -125,6 +128,108 @@ def test_settling_merges_many_fragments(store: Path, monkeypatch: pytest.MonkeyP
     monkeypatch.setattr("pipeline.store_settling.MERGE_AT", 5)
     settle_store(open_store_folder(store), 1, near_duplicates=False)
     assert manifest_files(open_store_folder(store))[1] == []
+
+
+def test_a_remote_store_is_merged_only_when_asked(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("pipeline.store_settling.MERGE_AT", 2)
+    folder = open_store_folder("memory://unmerged")
+    create_or_check_store(folder, {"pixels": "yuv420"})
+    for source in range(3):
+        rows = clip_rows(source, 2)
+        write_fragment(folder, f"{MANIFEST}/{fragment_name(rows[0]['source_checksum'])}", rows, CLIP_SCHEMA)
+    settle_store(folder, 0, near_duplicates=False)
+    assert len(manifest_files(folder)[1]) == 3
+    assert compact_manifest(folder) == 3 and read_manifest(folder).num_rows == 6
+
+
+def test_a_start_that_was_cut_off_is_taken_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    settings = {"pixels": "yuv420"}
+    with monkeypatch.context() as patch:
+        patch.setattr(LocalFolder, "write", Mock(side_effect=KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            create_or_check_store(tmp_path / "store", settings)
+    (tmp_path / "store" / ".store.json.part-0123").touch()
+    create_or_check_store(tmp_path / "store", settings)
+    (tmp_path / "other" / "shards").mkdir(parents=True)
+    (tmp_path / "other" / "shards" / "mine.tar").touch()
+    with pytest.raises(UsageError, match="other things in it"):
+        create_or_check_store(tmp_path / "other", settings)
+
+
+def test_of_two_that_make_a_store_at_once_the_first_decides(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    make = LocalFolder.make
+
+    def late(self: LocalFolder, folders: tuple[str, ...]) -> None:
+        monkeypatch.setattr(LocalFolder, "make", make)
+        create_or_check_store(tmp_path / "store", {"pixels": "rgb"})
+        (tmp_path / "store" / "shards" / "its.tar").touch()
+        make(self, folders)
+
+    monkeypatch.setattr(LocalFolder, "make", late)
+    with pytest.raises(UsageError, match="pixels=rgb, not pixels=yuv420"):
+        create_or_check_store(tmp_path / "store", {"pixels": "yuv420"})
+    (tmp_path / "store" / "store.json").unlink()
+    (tmp_path / "store" / "shards" / "its.tar").unlink()
+    with only_writer(tmp_path / "store", ""), pytest.raises(BitreelError, match="another process is writing"):
+        create_or_check_store(tmp_path / "store", {"pixels": "yuv420"})
+
+
+def test_a_store_that_cannot_be_locked_is_named(store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(
+        "pipeline.store_lock.only_writer", Mock(side_effect=OSError(errno.EROFS, "Read-only file system"))
+    )
+    for call in (lambda: compact_manifest(store), lambda: ingest_videos([__file__], store)):
+        with pytest.raises(
+            BitreelError, match=rf"can't write to store '{store}': Read-only file system; make it writable"
+        ):
+            call()
+
+
+def test_a_copy_during_an_ingest_has_the_shards_of_its_clips(
+    store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def committing(folder: StoreFolder) -> tuple[list[str], list[str]]:
+        commit(store, 9)
+        return manifest_files(folder)
+
+    monkeypatch.setattr("pipeline.store_copy.manifest_files", committing)
+    copy_store(store, tmp_path / "copy")
+    assert verify_layout(tmp_path / "copy").problems == []
+    assert read_manifest(tmp_path / "copy").num_rows == 6 * 3
+
+
+def test_what_an_ingest_is_writing_is_no_damage(store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def committing(*arguments: Any, **options: Any) -> pa.Table:
+        table = read_manifest(*arguments, **options)
+        commit(store, 9)  # after the manifest was read
+        return table
+
+    with monkeypatch.context() as patch:
+        patch.setattr("pipeline.verification.read_manifest", committing)
+        assert verify_layout(store).problems == []
+    stray = store / "shards" / f"{'f' * 20}-0000.tar"
+    stray.touch()
+    with only_writer(store, ""):
+        found = verify_layout(store)
+        assert (found.problems, found.uncommitted) == ([], 1)
+    assert verify_layout(store).problems == [f"shards/{stray.name}: not in the manifest"]
+
+
+def test_a_shard_that_is_committed_during_the_second_look_is_known(
+    store: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reads = []
+
+    def committing(*arguments: Any, **options: Any) -> pa.Table:
+        reads.append(True)
+        if len(reads) == 2:
+            commit(store, 9)
+        return read_manifest(*arguments, **options)
+
+    (store / "shards" / clip_rows(9, 1)[0]["shard"]).touch()  # has its name, is not committed yet
+    monkeypatch.setattr("pipeline.verification.read_manifest", committing)
+    found = verify_layout(store)
+    assert (found.problems, found.uncommitted, len(reads)) == ([], 0, 2)
 
 
 def test_a_copy_removes_nothing_that_only_it_has(store: Path, tmp_path: Path) -> None:

@@ -15,6 +15,7 @@ from infra.commands import store as store_command
 from pipeline.compaction import compact_manifest
 from pipeline.ingest import ingest_videos
 from pipeline.manifest import read_manifest
+from pipeline.repair import repair_store
 from pipeline.store_folder import open_store_folder
 from pipeline.verification import verify_layout, verify_store
 
@@ -78,6 +79,9 @@ def test_a_store_in_a_bucket(tmp_path: Path, make_video: MakeVideo, bucket: str)
     shard = sorted(open_store_folder(store).listing("shards"))[0]
     open_store_folder(store).remove(f"shards/{shard}")
     assert "missing, the manifest has 2 clips in it" in verify_layout(store).problems[0]
+    assert len(repair_store(store).forgotten) == 1 and verify_store(store).problems == []
+    assert ingest_videos(sources, store, clip_frames=4, workers=1).ingested == 1
+    assert verify_store(store).clips == 6
 
 
 def test_a_url_nobody_can_open_is_refused() -> None:
