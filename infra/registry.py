@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 CHAMPION, PREVIOUS, CHALLENGER = "champion", "previous", "challenger"
 JOURNAL_SUFFIX = ".promotions"  # of the registered model that is a model's journal of promotions
 SCORE = "score."  # prefix of the tags that hold scores
+# Tag, while an evaluation's scores take the place of another's: stopped in between, neither's count.
+REPLACING = "scores_being_replaced"
 COMPARED_WITH = "compared_with"  # tag: the champion that scores against the champion were measured with
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 _HASH = re.compile(r"[0-9a-f]{64}")
@@ -125,18 +127,19 @@ def replace_scores(
     name: str, version: int, scores: Mapping[str, float], notes: Mapping[str, str] | None = None
 ) -> None:
     """`record_scores`, and what earlier evaluations left goes: it was measured on other videos, or against a champion
-    that has been replaced since."""
+    that has been replaced since. Stopped in between, the version has no scores until an evaluation is noted whole."""
     client = connect()
 
     def drop() -> None:
+        client.set_model_version_tag(name, str(version), REPLACING, "yes")
         tags = client.get_model_version(name, str(version)).tags
         stale = [key for key in tags if key.startswith(SCORE) and key.removeprefix(SCORE) not in scores]
-        # The champion goes first and comes last: without it no score against a champion counts.
         for key in [COMPARED_WITH] * (COMPARED_WITH in tags) + stale:
             client.delete_model_version_tag(name, str(version), key)
 
     ask(tracking_uri(), drop)
     record_scores(name, version, scores, notes)
+    drop_tags(name, version, [REPLACING])
 
 
 def drop_tags(name: str, version: int, keys: Sequence[str]) -> None:
@@ -358,7 +361,8 @@ def _aliases(client: MlflowClient, name: str) -> dict[int, list[str]]:
 
 def _version(item: MlflowVersion, aliases: dict[int, list[str]]) -> ModelVersion:
     number = int(item.version)
-    scores = {key.removeprefix(SCORE): _number(text) for key, text in item.tags.items() if key.startswith(SCORE)}
+    counting = {} if REPLACING in item.tags else item.tags
+    scores = {key.removeprefix(SCORE): _number(text) for key, text in counting.items() if key.startswith(SCORE)}
     return ModelVersion(
         name=item.name,
         version=number,

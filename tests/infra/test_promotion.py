@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import typer
+from mlflow import MlflowClient
 
 from codec.api import CODECS, create_codec, save_codec
 from codec.errors import UsageError
@@ -76,6 +77,29 @@ def test_first_version_becomes_champion_and_a_better_one_replaces_it() -> None:
     stale = promote("cams")
     assert not stale.passed and "measured against version 1; the champion is 2" in str(stale.verdicts)
     assert aliases() == {"champion": 2, "previous": 1}
+
+
+@pytest.mark.parametrize("writes", range(4))
+def test_an_evaluation_that_was_cut_off_while_it_was_noted_lends_nothing_to_an_older_one(
+    writes: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Neither passes; half of each would."""
+    new_version(GOOD | {"decode_hash_failures": 3.0})
+    assert not promote("cams").passed
+    real, done = MlflowClient.set_model_version_tag, []
+
+    def dies(*given: Any) -> None:
+        if len(done) > writes:
+            raise KeyboardInterrupt
+        done.append(real(*given))
+
+    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+        patched.setattr(MlflowClient, "set_model_version_tag", dies)
+        replace_scores("cams", 1, GOOD | {"monotonic": 0.0})
+    assert get_version("cams", "1").scores == {}
+    assert not promote("cams").passed and aliases() == {}
+    replace_scores("cams", 1, GOOD)
+    assert promote("cams").passed
 
 
 def test_a_new_evaluation_leaves_nothing_of_an_older_one() -> None:
