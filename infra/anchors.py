@@ -72,7 +72,7 @@ def anchor_point(
         try:
             return Point.from_json(json.loads(result.read_text())["point"]), picture
         except (ValueError, KeyError, TypeError):
-            result.unlink()  # damaged: measure anew
+            result.unlink(missing_ok=True)  # damaged: measure anew
     point = _measure(anchor, source, qp, intra_period, stream, picture, picture_frame, vmaf)
     point = dataclasses.replace(
         point, details={"encoder": anchor.version(), "command": f"{command} {stream.suffix[1:]}", **point.details}

@@ -1,7 +1,7 @@
 """Evaluating a model: real files, decoded elsewhere, beside anchors encoded in the same run; all of it as Ray tasks.
 
-Paths are handed to the tasks, so on a cluster the model, the videos, the cache and `out` must lie on storage that all
-nodes see under the same path.
+Paths are handed to the tasks, so on a cluster the videos, the cache and `out` must lie on storage that all nodes see
+under the same path. Models are put into the cache for them.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from infra.evaluation_tasks import EvaluationTasks, Progress, fetch, picture_fra
 from infra.evaluation_videos import EvaluationVideo, as_catalogued
 from infra.pictures import write_picture
 from infra.published_anchors import load_published
+from infra.shared_models import shared_model
 from infra.vmaf import vmaf_version
 
 DEFAULT_QPS = (0, 9, 18, 27, 36, 45, 54, 63)
@@ -90,6 +91,7 @@ def evaluate_model(
         models[CHAMPION] = (champion, rival["hash"])
     cache, out = cache.absolute(), out.absolute()
     out.mkdir(parents=True, exist_ok=True)
+    models = {label: (shared_model(folder, digest, cache), digest) for label, (folder, digest) in models.items()}
     report = on_progress or (lambda done, total, what: None)
     import ray
 
@@ -104,7 +106,7 @@ def evaluate_model(
             for label, (folder, digest) in models.items():
                 for together in _qps_of_tasks(source, qps):
                     job = StreamSet(
-                        label, str(folder.absolute()), digest, source, together, intra_period, field,
+                        label, str(folder), digest, source, together, intra_period, field,
                         picture_frame(source), _THREADS_PER_TASK, vmaf,
                     )  # fmt: skip
                     work.code(job)

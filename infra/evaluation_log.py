@@ -66,7 +66,9 @@ def log_evaluation(
     try:
         ask(run.uri, write)
         if version is not None:
-            notes = {RUN_NOTE: run.run_id, **({COMPARED_WITH: str(champion.version)} if champion else {})}
+            # Of another model's version the number alone would say that it is this model's champion.
+            rival = champion if champion is not None and champion.name == version.name else None
+            notes = {RUN_NOTE: run.run_id, **({COMPARED_WITH: str(rival.version)} if rival else {})}
             replace_scores(version.name, version.version, evaluation.scores, notes)
             ask(run.uri, lambda: _show_with_model(client, run.run_id, evaluation, version))
     except BaseException:

@@ -19,7 +19,7 @@ import numpy as np
 
 from codec.atomic_files import unfinished_path, write_json_atomically
 from codec.errors import VideoError
-from codec.frames import Frame, Plane, VideoFormat, frames_digest
+from codec.frames import Frame, Plane, VideoFormat, add_planes, frames_digest
 from pipeline.raw_names import RawForm
 from pipeline.raw_names import raw_form as named_form
 
@@ -56,18 +56,26 @@ class EvaluationSource:
         """Luma pixels of all frames together."""
         return self.width * self.height * self.frame_count
 
+    @property
+    def frame_bytes(self) -> int:
+        return self.width * self.height + 2 * ((self.width + 1) // 2) * ((self.height + 1) // 2)
+
     def frames(self) -> Iterator[Frame]:
-        """The frames in order. Raises VideoError where the cached file is gone or was cut short."""
-        size = self.width * self.height + 2 * ((self.width + 1) // 2) * ((self.height + 1) // 2)
+        """The frames in order. Raises VideoError where the cached file is gone, was cut short or, at its end, is not
+        what was written: no figure is to be measured on other pixels than those it is kept for."""
+        read = hashlib.sha256()
         try:
             with Path(self.path).open("rb") as handle:
                 for _ in range(self.frame_count):
-                    data = handle.read(size)
-                    if len(data) != size:
+                    data = handle.read(self.frame_bytes)
+                    if len(data) != self.frame_bytes:
                         raise VideoError(f"'{self.path}' was cut short; delete it and run again")
-                    yield Frame.from_bytes(
-                        memoryview(bytearray(data)), self.width, self.height
-                    )  # planes may be written to
+                    # Taken in before it is given away: planes may be written to.
+                    frame = Frame.from_bytes(memoryview(bytearray(data)), self.width, self.height)
+                    add_planes(read, frame)
+                    yield frame
+            if read.hexdigest() != self.digest:
+                raise VideoError(f"'{self.path}' is damaged; delete it and run again")
         except FileNotFoundError as error:
             raise VideoError(f"'{self.path}' is gone; run the evaluation again") from error
 
@@ -104,8 +112,9 @@ def _kept(raw: Path, sidecar: Path) -> EvaluationSource | None:
     """The frames that an earlier run left in the cache; None where there are none, or they are damaged."""
     try:
         found = EvaluationSource(**{**json.loads(sidecar.read_text()), "path": str(raw.absolute())})
-        whole = raw.stat().st_size * 2 >= found.pixels * 3
-    except (OSError, ValueError, TypeError, KeyError):
+        whole = raw.stat().st_size == found.frame_bytes * found.frame_count
+        whole = whole and frames_digest(found.frames()) == found.digest
+    except (OSError, ValueError, TypeError, KeyError, VideoError):
         return None
     return found if whole else None
 

@@ -101,6 +101,12 @@ def _measure(job: StreamSet, qps: list[int], into: Path, folders: dict[int, Path
             _place(entry, folders[qp])
 
 
+def sha256_of(path: Path) -> str:
+    """Of a file's bytes, hexadecimal. Raises OSError."""
+    with path.open("rb") as handle:
+        return hashlib.file_digest(handle, "sha256").hexdigest()
+
+
 def _place(entry: Path, folder: Path) -> None:
     """Give a new entry its name in the cache, instead of a damaged one; a good one that is there meanwhile stays."""
     with contextlib.suppress(OSError):
@@ -117,7 +123,7 @@ def _kept(folder: Path) -> KeptPoint | None:
     stream, picture = folder / _STREAM, folder / _PICTURE
     try:
         point = Point.from_json(json.loads((folder / _POINT).read_text()))
-        whole = stream.stat().st_size == point.bytes and picture.is_file()
+        whole = sha256_of(stream) == point.details["stream_sha256"] and picture.is_file()
     except (OSError, ValueError, KeyError, TypeError):
         return None
     return KeptPoint(point, stream, picture) if whole else None
@@ -182,6 +188,7 @@ def measured_point(
     errors = [abs(r.estimated_bits - 8 * r.payload_bytes) / (8 * r.payload_bytes) * 100 for r in large]
     overheads = [r.bytes - r.payload_bytes for r in report.frames]
     details = {
+        "stream_sha256": sha256_of(folder / f"qp{answer['qp']:02d}.brl"),
         "encoder_digest": digest,
         "decoder_digest": answer["digest"],
         "exact": digest == answer["digest"],

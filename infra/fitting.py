@@ -22,10 +22,11 @@ from infra.fitting_folders import choose_folders, remove_leftovers
 from infra.fitting_results import FitReport, VideoFit
 from infra.fitting_run import FittingRun, Progress
 from infra.fitting_worker import FitJob
+from infra.shared_models import shared_model, shared_place
 
 # The fitted curve's ends lie elsewhere than those of one pass, and what both share must still hold four points of each.
 DEFAULT_QPS = (12, 20, 28, 36, 44, 52)
-_FRAMES_FOLDER = ".frames"
+_FRAMES_FOLDER = ".frames"  # and the model, for all machines
 
 
 def fit_videos(
@@ -68,8 +69,9 @@ def fit_videos(
         code = codec_digest()
         jobs = [
             FitJob(
-                video=str(item.video), folder=out / item.name, cache=out / _FRAMES_FOLDER, model=str(model.absolute()),
-                model_hash=model_hash, frames=frames or sys.maxsize, settings=settings,
+                video=str(item.video), folder=out / item.name, cache=out / _FRAMES_FOLDER,
+                model=str(shared_place(model_hash, out / _FRAMES_FOLDER)), model_hash=model_hash,
+                frames=frames or sys.maxsize, settings=settings,
                 keys={qp: _key(code, item.checksum, model_hash, qp, described) for qp in qps},
             )
             for item in chosen.items
@@ -77,6 +79,7 @@ def fit_videos(
         run = FittingRun(jobs, report)
         try:
             _clean(out, jobs)
+            shared_model(model, model_hash, out / _FRAMES_FOLDER)
             run.work(workers, address)
         finally:
             _clean(out, jobs)

@@ -219,7 +219,7 @@ def judge(rule: Rule, version: ModelVersion, champion: ModelVersion | None, lost
     if math.isnan(value):
         return verdict(False, "not a number")
     holds = (rule.min is None or value >= rule.min) and (rule.max is None or value <= rule.max)
-    return verdict(holds, rule.why)
+    return verdict(holds, rule.why or ("" if holds else f"{value:.6g} is not {limit}"))
 
 
 def load_gate(ref: str | Path) -> list[Rule]:

@@ -232,6 +232,7 @@ def local_model(ref: str) -> Path | None:
 def version_of(ref: str) -> ModelVersion:
     """The registered version that a REF of the registry means; a bare name is its champion. Raises UsageError."""
     name, which = split_ref(ref)
+    check_no_journal(name)
     return get_version(name, which or CHAMPION)
 
 
@@ -276,11 +277,16 @@ def check_name(name: str) -> None:
         )
 
 
+def check_no_journal(name: str) -> None:
+    """Raises UsageError for the name of a model's journal of promotions, which the registry holds like a model."""
+    if name.endswith(JOURNAL_SUFFIX):
+        raise UsageError(f"model name '{name}': names that end with {JOURNAL_SUFFIX} are journals of promotions")
+
+
 def check_free_name(name: str) -> None:
     """Raises UsageError for a name that a new model can't have: a bad one, or a built-in model's."""
     check_name(name)
-    if name.endswith(JOURNAL_SUFFIX):
-        raise UsageError(f"model name '{name}': names that end with {JOURNAL_SUFFIX} are journals of promotions")
+    check_no_journal(name)
     if name in builtin_models():
         raise UsageError(f"model name '{name}' is a built-in model's; choose another")
 

@@ -20,7 +20,7 @@ def register(app: typer.Typer) -> None:
     app.command(
         "autopilot",
         help="Watch the registry: evaluate each new version against the champion and anchors, promote those that pass.",
-        epilog="Example: bitreel autopilot --name street-cams --videos held-out/ --address http://head:8265",
+        epilog="Example: bitreel autopilot --name street-cams --videos held-out/ --address http://127.0.0.1:8265",
     )(autopilot_command)
 
 
@@ -39,7 +39,10 @@ def autopilot_command(
         "runs/autopilot"
     ),
     address: Annotated[
-        str | None, typer.Option(help="Evaluate as jobs of the cluster with this dashboard, http://HEAD:8265.")
+        str | None,
+        typer.Option(
+            help="Evaluate as jobs of the cluster with this dashboard, such as http://127.0.0.1:8265 on its head."
+        ),
     ] = None,
     listen: Annotated[
         str | None, typer.Option(help="HOST:PORT where MLflow's webhook tells of new versions at once.")
@@ -56,10 +59,11 @@ def autopilot_command(
     from infra.commands.evaluate import local_videos, parse_anchors, parse_qps
     from infra.promotion import load_gate
     from infra.ray_jobs import dashboard_address
-    from infra.registry import check_name
+    from infra.registry import check_name, check_no_journal
     from infra.webhooks import listening, read_secret
 
     check_name(name)
+    check_no_journal(name)
     load_gate(gate)
     wanted = parse_qps(qps)
     if min(wanted) < 0 or max(wanted) >= QP_COUNT:

@@ -33,9 +33,10 @@ def promote_command(
     from codec.errors import UsageError
     from infra.promotion import promote, roll_back
     from infra.promotion_table import print_gate_result
-    from infra.registry import split_ref
+    from infra.registry import check_no_journal, split_ref
 
     name, which = split_ref(ref)
+    check_no_journal(name)
     if rollback:
         if which is not None or dry_run or to != "champion":
             raise UsageError("--rollback goes back to the previous champion: give the model's name alone")

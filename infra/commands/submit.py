@@ -22,7 +22,7 @@ def register(app: typer.Typer) -> None:
         help="Run a command as a Ray job on the cluster and show its output. The job's id follows from the command and "
         "the folder, so submitting it again shows the job that is there; one that failed runs again. Ctrl-C detaches: "
         "the job goes on. Exit status: the job's.",
-        epilog="Example: bitreel submit --address http://head:8265 -- train innvc-small --store /shared/store --name a",
+        epilog="Example: bitreel submit --address http://127.0.0.1:8265 -- train innvc-small --store /shared/store",
     )(submit_command)
 
 

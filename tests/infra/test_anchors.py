@@ -9,10 +9,11 @@ from pathlib import Path
 import pytest
 
 from codec.errors import BitreelError, UsageError
+from codec.frames import frames_digest
 from infra.anchors import ANCHORS, anchor_point, check_anchors, next_qps
 from infra.x265_anchor import X265_ANCHORS, X265_LADDER, encoder_version
 from infra.x265_stream import split_info
-from tests.infra.moving_clips import moving_source
+from tests.infra.moving_clips import moving_frames, moving_source
 
 
 @pytest.mark.parametrize("name", [anchor.name for anchor in X265_ANCHORS])
@@ -57,7 +58,9 @@ def test_cached_by_frames_command_and_version(tmp_path: Path) -> None:
     entry.write_text(json.dumps(marked))
     assert anchor_point(source, "x265-medium", 32, tmp_path / "cache")[0].encode_fps == 12345.0
     assert anchor_point(source, "x265-medium", 33, tmp_path / "cache")[0].encode_fps != 12345.0
-    other = dataclasses.replace(source, digest="0" * 64)
+    frames = moving_frames(64, 64, 3, seed=1)
+    (tmp_path / "other.yuv").write_bytes(b"".join(frame.to_bytes() for frame in frames))
+    other = dataclasses.replace(source, path=str(tmp_path / "other.yuv"), digest=frames_digest(frames))
     assert anchor_point(other, "x265-medium", 32, tmp_path / "cache")[0].encode_fps != 12345.0
     entry.write_text("{")  # damaged: measured anew, to the same figures
     again, _ = anchor_point(source, "x265-medium", 32, tmp_path / "cache")

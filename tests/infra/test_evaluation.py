@@ -23,6 +23,7 @@ from infra.evaluation_scores import rate_at_quality, scores_of
 from infra.evaluation_source import downscale_factor, prepare_source, shrink
 from infra.evaluation_streams import StreamSet, decode_elsewhere, measure_stream_set, source_digest
 from infra.promotion import load_gate
+from infra.shared_models import shared_model, shared_place
 from tests.infra.moving_clips import moving_clip, moving_frames, moving_source
 
 QPS = (10, 22, 34, 46, 58)
@@ -48,6 +49,49 @@ def evaluation(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Evaluation]
     )  # fmt: skip
     assert steps[-1][0] == steps[-1][1] >= 2 * (2 * len(QPS) + 4)
     yield result
+
+
+def test_tasks_are_given_models_that_all_machines_find(evaluation: Evaluation) -> None:
+    """Not where they lay before, which may be a disk of one machine alone."""
+    cache = evaluation.folder.parent / "cache"
+    hashes = {evaluation.model["hash"], evaluation.settings["champion"]["hash"]}
+    assert {path.name for path in (cache / "models").iterdir()} == hashes
+    decoded = (cache / "points").glob("*/point.json")
+    assert len(list(decoded)) == 2 * 2 * len(QPS)
+
+
+def test_a_model_that_is_shared_is_whole(tmp_path: Path) -> None:
+    model = save_small_model(tmp_path / "model")
+    digest = load_codec(model).model_hash().hex()
+    place = shared_model(model, digest, tmp_path / "cache")
+    assert load_codec(place).model_hash().hex() == digest and place == shared_place(digest, tmp_path / "cache")
+    written = place.stat().st_ino
+    assert shared_model(model, digest, tmp_path / "cache") == place and place.stat().st_ino == written
+    weights = place / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-40])
+    assert load_codec(shared_model(model, digest, tmp_path / "cache")).model_hash().hex() == digest
+    assert [path.name for path in place.parent.iterdir()] == [digest], "nothing unfinished or damaged is left"
+
+
+@pytest.mark.parametrize("side", [64, 63])
+def test_frames_that_are_not_what_was_read_are_read_anew_and_never_measured_on(tmp_path: Path, side: int) -> None:
+    video = moving_clip(tmp_path / "clip.y4m", side, side, 3)
+    source = prepare_source(video, tmp_path / "cache", 3)
+    raw, whole = Path(source.path), frames_digest(source.frames())
+    assert whole == source.digest
+    written = raw.stat().st_ino
+    assert prepare_source(video, tmp_path / "cache", 3) == source and raw.stat().st_ino == written
+    for damage in (bytes(100) + raw.read_bytes()[100:], raw.read_bytes()[:-1]):
+        raw.write_bytes(damage)
+        with pytest.raises(VideoError, match=r"is damaged|was cut short"):
+            list(source.frames())
+        model = save_small_model(tmp_path / "model")
+        job = StreamSet("bitreel", str(model), "", source, (40,), -1, True, 0, 1)
+        with pytest.raises(VideoError, match=r"is damaged|was cut short"):
+            measure_stream_set(job, tmp_path / "points")
+        assert not list((tmp_path / "points").iterdir())
+        again = prepare_source(video, tmp_path / "cache", 3)
+        assert again == source and frames_digest(again.frames()) == whole
 
 
 def test_what_coding_starts_from_is_part_of_what_results_are_kept_under(tmp_path: Path) -> None:
@@ -182,9 +226,11 @@ def test_a_measured_point_is_found_again_until_something_changes(tmp_path: Path)
     (crowned,) = measure_stream_set(dataclasses.replace(job, label="champion"), tmp_path / "points")
     assert crowned == dataclasses.replace(first, point=dataclasses.replace(first.point, codec="champion"))
     assert first.point.codec == "bitreel" and first.stream.stat().st_mtime_ns == written
-    first.stream.write_bytes(b"cut short")
-    (again,) = measure_stream_set(job, tmp_path / "points")
-    assert again.stream.stat().st_size == first.point.bytes, "a damaged one is measured anew"
+    good = first.stream.read_bytes()
+    for damaged in (b"cut short", bytes([*good[:-1], good[-1] ^ 1])):
+        first.stream.write_bytes(damaged)
+        (again,) = measure_stream_set(job, tmp_path / "points")
+        assert again.stream.read_bytes() == good, "a damaged one is measured anew"
 
 
 def test_a_point_that_another_evaluation_made_meanwhile_stays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -91,6 +91,20 @@ def test_versions_can_be_compared_in_mlflows_own_pages(tmp_path: Path) -> None:
     assert client.get_run(scores.info.run_id).data.metrics["bd_rate.x265-medium"] == pytest.approx(-50.0, abs=0.1)
 
 
+def test_another_models_version_is_no_champion_of_this_one(tmp_path: Path) -> None:
+    """Though it has the same number."""
+    logged(tmp_path, 1, 1.0)
+    logged(tmp_path, 2, 1.0)
+    save_codec(create_codec("tiny", {}), tmp_path / "model-other")
+    assert register_version("dogs", tmp_path / "model-other", start_run("made").run_id) == 1
+    made = Evaluation.load(tmp_path / "e2")
+    made.scores["bd_rate_vs_champion"] = -3.0
+    page = made.folder / "report.html"
+    for rival, noted in (("cams", "1"), ("dogs", None)):
+        log_evaluation(made, page, get_version("cams", "2"), get_version(rival, "1"))
+        assert get_version("cams", "2").tags.get("compared_with") == noted
+
+
 def test_a_run_holds_tables_figures_and_links(tmp_path: Path) -> None:
     run_id = logged(tmp_path, 1, 0.8)
     client = connect()

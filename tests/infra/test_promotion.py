@@ -25,6 +25,7 @@ from infra.registry import (
     register_version,
     replace_scores,
     set_alias,
+    version_of,
 )
 from infra.tracking import connect, start_run
 
@@ -228,10 +229,21 @@ def test_verdicts_are_those_of_the_last_gate(tmp_path: Path) -> None:
     }
 
 
+def test_a_journal_is_no_model(app: typer.Typer) -> None:
+    new_version(GOOD)
+    promote("cams")
+    for command in (["promote", "cams.promotions"], ["promote", "cams.promotions@1", "--dry-run"]):
+        with pytest.raises(UsageError, match="are journals of promotions"):
+            app(command, standalone_mode=False)
+    with pytest.raises(UsageError, match="are journals of promotions"):
+        version_of("cams.promotions@1")
+
+
 def test_optional_rules_and_both_limits() -> None:
     version = ModelVersion("m", 1, "", "", 0, scores={"inside": 2.0})
     assert judge(Rule("inside", min=2, max=2), version, None).holds is True
-    assert judge(Rule("inside", max=1.99), version, None).holds is False
+    too_much = judge(Rule("inside", max=1.99), version, None)
+    assert too_much.holds is False and too_much.reason == "2 is not at most 1.99"
     assert judge(Rule("absent", max=1, required=False), version, None).holds is None
     assert judge(Rule("absent", max=1), version, None).holds is False
 
