@@ -1,7 +1,8 @@
 """A Ray cluster of several nodes on this machine, any of which can be cut off.
 
 With root and `ip`, each node is a network namespace with an address of its own; the nodes meet at a bridge in the
-head's namespace, and a node is cut off by taking its cable down: its processes live on and no one hears of them.
+head's namespace, and a node is cut off by taking its cable down: its processes live on and no one hears of them. Models
+that were fetched beside the head are not there for the other nodes, as where each machine has a disk of its own.
 Elsewhere the nodes are raylets on 127.0.0.1, 127.0.0.2, …, and one is cut off by kill -9 of all its processes.
 """
 
@@ -18,6 +19,8 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
+
+from infra.registry import cache_folder
 
 ROOT = Path(__file__).parents[2]
 BIN = Path(sys.executable).parent
@@ -96,7 +99,8 @@ class Nodes:
         if node != HEAD:
             place = [f"--address={self.address}"]
         command = [
-            *self.within(node), str(BIN / "ray"), "start", "--block", *place, f"--node-ip-address={self.ip(node)}",
+            *self.within(node), *self._own_disk(node),
+            str(BIN / "ray"), "start", "--block", *place, f"--node-ip-address={self.ip(node)}",
             "--num-cpus=1", "--object-store-memory=100000000", f"--dashboard-agent-listen-port={_free_port()}",
         ]  # fmt: skip
         if node == HEAD:
@@ -105,6 +109,14 @@ class Nodes:
             self._running[node] = subprocess.Popen(
                 command, stdout=log, stderr=log, env=self.environment, start_new_session=True, cwd=self._folder
             )
+
+    def _own_disk(self, node: int) -> list[str]:
+        """What goes before a node's command so that it has a cache of models of its own; `ip netns exec` has given it
+        its own mounts."""
+        if node == HEAD or not self.namespaces:
+            return []
+        cache_folder().mkdir(parents=True, exist_ok=True)
+        return ["sh", "-c", 'mount -t tmpfs none "$0" && exec "$@"', str(cache_folder())]
 
     def wait_for(self, nodes: int) -> None:
         """Wait until so many nodes are alive."""
