@@ -157,7 +157,8 @@ def _check_quality(codec: Codec, options: EncodeOptions) -> None:
             raise UsageError(f"QP {options.qp:g}: codec '{codec.family}' takes whole QPs only")
         if options.frame_qps or options.bits_per_frame is not None:
             raise UsageError(
-                f"codec '{codec.family}' codes all frames at one QP: it takes no bitrate and no QPs by frame"
+                f"codec '{codec.family}' codes all frames at one QP: it takes no bitrate and no QPs by frame; "
+                "models of 'dcvc-fm' do"
             )
 
 

@@ -215,7 +215,11 @@ def judge(rule: Rule, version: ModelVersion, champion: ModelVersion | None, lost
             against = f"version {measured_with}" if measured_with else "nobody knows what"
             return verdict(False, f"measured against {against}; the champion is {champion.version}")
     if value is None:
-        return verdict(False, "not measured") if rule.required else verdict(None, "not measured, optional")
+        return (
+            verdict(False, f"not measured; `bitreel evaluate --model {version.name}@{version.version}` does")
+            if rule.required
+            else verdict(None, "not measured, optional")
+        )
     if math.isnan(value):
         return verdict(False, "not a number")
     holds = (rule.min is None or value >= rule.min) and (rule.max is None or value <= rule.max)

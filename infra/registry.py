@@ -355,6 +355,8 @@ def _aliases(client: MlflowClient, name: str) -> dict[int, list[str]]:
     except MlflowException as error:
         if error.error_code not in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
             raise
+        if name in builtin_models():
+            raise UsageError(f"'{name}' is a built-in model and has no versions: name it alone") from error
         known = ", ".join(list_models()) or "none yet"
         raise UsageError(
             f"no model '{name}' in the registry; there: {known}; built-in models: {builtin_names()}"

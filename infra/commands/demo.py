@@ -78,7 +78,7 @@ def _print_summary(result: DemoResult, uri: str) -> None:
         if answer is not None:
             console.print(f"BD-rate against {anchor}: {_percent(answer.percent, answer.refused)}")
             if answer.percent is not None and answer.percent > 0:
-                console.print("  It takes more bits than x265 on this footage.")
+                console.print("  It takes more bits than x265 on this footage; docs/innvc.md has longer, real one.")
         beside = result.other and bd_rate_of(result.other, anchor)
         if beside:
             console.print(

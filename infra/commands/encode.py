@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 
 _FIRST_QP = 30.0  # where a bitrate begins from
+_OF_NO_MATTER = "matrix not stated"  # to what the samples are; the header has what was assumed
 _FAR_OFF = 0.05  # of a bitrate: worth telling
 
 
@@ -90,6 +91,9 @@ def encode_command(
             if chunk.report is not None:
                 count, field_bytes = count + 1, field_bytes + chunk.report.field_bytes
                 bar.advance(task)
+        for note in source.notes:
+            if not note.startswith(_OF_NO_MATTER):
+                messages(out).print(f"note: {note}", markup=False)
     bpp = 8 * total_bytes / (fmt.width * fmt.height * count)
     name = shown_name(out, output=True)
     rate = 8 * total_bytes * float(fmt.fps) / count
