@@ -6,6 +6,7 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 
+import pyarrow.parquet as pq
 import pytest
 import typer
 
@@ -119,9 +120,11 @@ def test_damaged_fragments_and_lists_of_parts(store: Path) -> None:
 
 def test_a_repair_may_be_stopped_anywhere(store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     before = facts(store)
-    shards = sorted((store / "shards").iterdir())
-    shards[1].write_bytes(shards[1].read_bytes()[:9000])
-    parts(store)[0].unlink()
+    part = parts(store)[0]
+    (lost,) = set(pq.read_table(part, columns=["shard"])["shard"].to_pylist())
+    cut = next(path for path in sorted((store / "shards").iterdir()) if path.name != lost)  # of another source
+    cut.write_bytes(cut.read_bytes()[:9000])
+    part.unlink()
     whole = repair_store(store, dry_run=True)
     names = {method: getattr(LocalFolder, method) for method in ("write", "remove")}
     left = 0
